@@ -1,0 +1,238 @@
+"""The transport: one HTTP request with its retries, within the time that a check run may take."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import requests
+
+from datadog_checks.base.utils.http import RequestsWrapper
+from datadog_checks.prefect.clock import ServerClock
+
+from .errors import (
+    AccessDenied,
+    ApiError,
+    CertificateRefused,
+    NotPrefect,
+    OutOfTime,
+    Redirected,
+    Rejected,
+    UnexpectedAnswer,
+    Unreachable,
+)
+
+ATTEMPTS = 4
+FIRST_WAIT_SECONDS = 0.25
+WORTH_RETRYING = frozenset({429, 502, 503, 504})
+# Less than this is not enough for an answer; what is left of the budget goes to the next check run.
+LEAST_TIMEOUT_SECONDS = 0.05
+CHUNK_BYTES = 65536
+
+DEEPEST_CAUSE = 10
+PLAIN_WORDS = {
+    "RemoteDisconnected": "the connection was closed before an answer",
+    "IncompleteRead": "the answer broke off",
+}
+
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: the status, the headers, and the body in full."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _Transient(Exception):
+    """Worth another try; carries the error to end in, and how long the server asks to wait."""
+
+    def __init__(self, error: ApiError, wait_seconds: float = 0.0) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait_seconds = wait_seconds
+
+
+class Client:
+    """Sends requests to one Prefect API.
+
+    It keeps connections alive, never follows a redirect, tries again what a busy server or a bad network broke, and
+    stops when the check run's time is used up. `url` has no trailing slash; `headers` go with every request.
+    """
+
+    def __init__(
+        self,
+        http: RequestsWrapper,
+        url: str,
+        clock: ServerClock,
+        headers: Mapping[str, str],
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = url
+        self.clock = clock
+        self._http = http
+        self._headers = dict(headers)
+        self._sleep = sleep
+        self._monotonic = monotonic
+        self._budget = 0.0
+        self._deadline = 0.0
+        self._hold_until = 0.0
+
+    def begin_run(self, budget_seconds: float) -> None:
+        """Start the time that the requests of one check run may take together."""
+        self._budget = budget_seconds
+        self._deadline = self._monotonic() + budget_seconds
+        self._hold_until = 0.0
+        self.clock.begin_run()
+
+    def seconds_left(self) -> float:
+        return max(0.0, self._deadline - self._monotonic())
+
+    def get(self, path: str, parse: Callable[[bytes], Parsed], params: Mapping[str, str] | None = None) -> Parsed:
+        """The parsed answer to a GET; see `post`."""
+        return self._ask("get", path, parse, params=params)
+
+    def post(self, path: str, parse: Callable[[bytes], Parsed], body: Mapping[str, Any]) -> Parsed:
+        """The parsed answer to a POST of JSON.
+
+        `parse` raises `ValueError` for a body that is not what was asked for. Raises `ApiError`.
+        """
+        return self._ask("post", path, parse, json=body)
+
+    def status_of(self, path: str) -> Answer:
+        """The answer to a GET whatever its status; raises `ApiError` when there is none."""
+        return self._retrying(f"GET {path}", lambda: self._exchange("get", path))
+
+    def _ask(self, method: str, path: str, parse: Callable[[bytes], Parsed], **options: Any) -> Parsed:
+        request = f"{method.upper()} {path}"
+
+        def attempt() -> Parsed:
+            answer = self._exchange(method, path, **options)
+            self._refuse_bad_status(request, answer)
+            try:
+                return parse(answer.body)
+            except ValueError as error:
+                raise _Transient(self._not_as_expected(request, answer, error)) from None
+
+        return self._retrying(request, attempt)
+
+    def _retrying(self, request: str, attempt: Callable[[], Parsed]) -> Parsed:
+        for number in range(ATTEMPTS):
+            self._wait_for_hold(request)
+            try:
+                return attempt()
+            except _Transient as failure:
+                last = failure
+            if number + 1 < ATTEMPTS:
+                wait = FIRST_WAIT_SECONDS * 2**number * random.uniform(0.5, 1.5)
+                self._hold_until = self._monotonic() + max(wait, last.wait_seconds)
+                if self._hold_until >= self._deadline:
+                    break
+        raise last.error
+
+    def _wait_for_hold(self, request: str) -> None:
+        if max(self._hold_until, self._monotonic() + LEAST_TIMEOUT_SECONDS) >= self._deadline:
+            raise OutOfTime(request, self._budget)
+        if (wait := self._hold_until - self._monotonic()) > 0:
+            self._sleep(wait)
+
+    def _exchange(self, method: str, path: str, **options: Any) -> Answer:
+        """One request and its whole answer; busy servers and broken connections are `_Transient`."""
+        request = f"{method.upper()} {path}"
+        sent = self._monotonic()
+        left = self._deadline - sent
+        connect, read = self._http.options["timeout"]
+        timeout = (min(connect, left), min(read, left))
+        try:
+            response = getattr(self._http, method)(
+                self.url + path,
+                persist=True,
+                stream=True,
+                allow_redirects=False,
+                timeout=timeout,
+                extra_headers=self._headers,
+                **options,
+            )
+            try:
+                answer = Answer(response.status_code, response.headers, self._read_body(request, response))
+            finally:
+                response.close()
+        except requests.exceptions.SSLError as error:
+            raise CertificateRefused(self.url, _plain_cause(error)) from None
+        except requests.exceptions.Timeout as error:
+            if self._monotonic() >= self._deadline:
+                raise OutOfTime(request, self._budget) from None
+            step = "no connection" if isinstance(error, requests.exceptions.ConnectTimeout) else "no answer"
+            raise Unreachable(self.url, f"{step} to {request} within {max(timeout):.3g} s") from None
+        except requests.exceptions.RequestException as error:
+            raise _Transient(Unreachable(self.url, _plain_cause(error))) from None
+        self.clock.observe(answer.headers.get("Date"), sent, self._monotonic())
+        if answer.status in WORTH_RETRYING:
+            busy = Rejected(request, answer.status, _detail(answer.body))
+            raise _Transient(busy, _retry_after_seconds(answer.headers.get("Retry-After")))
+        return answer
+
+    def _read_body(self, request: str, response: requests.Response) -> bytes:
+        chunks = []
+        for chunk in response.iter_content(CHUNK_BYTES):
+            chunks.append(chunk)
+            if self._monotonic() >= self._deadline:
+                raise OutOfTime(request, self._budget)
+        return b"".join(chunks)
+
+    def _refuse_bad_status(self, request: str, answer: Answer) -> None:
+        if 200 <= answer.status < 300:
+            return
+        if 300 <= answer.status < 400:
+            raise Redirected(self.url, answer.headers.get("Location", "somewhere it does not name"))
+        if answer.status in (401, 403):
+            raise AccessDenied(self.url, answer.status)
+        raise Rejected(request, answer.status, _detail(answer.body))
+
+    def _not_as_expected(self, request: str, answer: Answer, error: ValueError) -> ApiError:
+        if "html" in answer.headers.get("Content-Type", "") or answer.body.lstrip()[:1] == b"<":
+            return NotPrefect(self.url, f"{request} gives a page of HTML, such as a proxy's login, where JSON belongs")
+        return UnexpectedAnswer(request, f"the answer is not what Prefect sends ({type(error).__name__})")
+
+
+def _detail(body: bytes) -> str:
+    """The server's own words for what it refused, in one short line."""
+    try:
+        detail = json.loads(body)["detail"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return str(detail)[:200]
+
+
+def _retry_after_seconds(header: str | None) -> float:
+    """Seconds to wait, 0 where the header is absent or a date: servers that limit rates send seconds."""
+    try:
+        return max(0.0, float(header or 0))
+    except ValueError:
+        return 0.0
+
+
+def _plain_cause(error: BaseException) -> str:
+    """The innermost cause in plain words; the library's own text may hold a proxy's password."""
+    cause = error
+    for _ in range(DEEPEST_CAUSE):
+        cause = _inner_cause(cause) or cause
+    if message := getattr(cause, "verify_message", ""):
+        return f"the certificate is not accepted ({message})"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return PLAIN_WORDS.get(type(cause).__name__, type(cause).__name__)
+
+
+def _inner_cause(error: BaseException) -> BaseException | None:
+    """The error that this one wraps, in one of the ways in which requests and urllib3 do it."""
+    candidates = (getattr(error, "reason", None), *error.args, error.__cause__, error.__context__)
+    return next((inner for inner in candidates if isinstance(inner, BaseException) and inner is not error), None)

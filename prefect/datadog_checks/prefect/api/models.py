@@ -1,0 +1,288 @@
+"""The objects that Prefect's API answers with, reduced to the fields that the check reads.
+
+Every field but an object's identity may be missing: versions differ, and one odd object must not cost a page.
+`read_objects` is the lenient door: a field that does not parse becomes None, and is told to the `Oddities` of the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+StateType = Literal[
+    "SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"
+]
+STATE_TYPES: frozenset[str] = frozenset(get_args(StateType))
+TERMINAL: frozenset[str] = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+
+
+class ApiModel(BaseModel):
+    """An answer's object; `essential` names the fields without which it says little, to be warned of when absent."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    essential: ClassVar[tuple[str, ...]] = ()
+
+
+class StateDetails(ApiModel):
+    scheduled_time: AwareDatetime | None = None
+
+
+class State(ApiModel):
+    """A state of a flow run, as in its history."""
+
+    id: str
+    type: StateType
+    name: str | None = None
+    timestamp: AwareDatetime
+    state_details: StateDetails | None = None
+
+
+class CurrentState(ApiModel):
+    """The part of a run's current state that the run object itself does not repeat."""
+
+    timestamp: AwareDatetime | None = None
+    state_details: StateDetails | None = None
+
+
+class FlowRunPolicy(ApiModel):
+    retry_type: str | None = None
+
+
+class FlowRun(ApiModel):
+    essential = ("state_type",)
+
+    id: str
+    name: str | None = None
+    flow_id: str | None = None
+    deployment_id: str | None = None
+    work_pool_id: str | None = None
+    work_pool_name: str | None = None
+    work_queue_id: str | None = None
+    work_queue_name: str | None = None
+    state_type: StateType | None = None
+    state_name: str | None = None
+    state: CurrentState | None = None
+    run_count: int | None = None
+    expected_start_time: AwareDatetime | None = None
+    next_scheduled_start_time: AwareDatetime | None = None
+    start_time: AwareDatetime | None = None
+    end_time: AwareDatetime | None = None
+    total_run_time: float | None = None
+    empirical_policy: FlowRunPolicy | None = None
+
+
+class TaskRun(ApiModel):
+    essential = ("state_type",)
+
+    id: str
+    flow_run_id: str | None = None
+    task_key: str | None = None
+    state_type: StateType | None = None
+    expected_start_time: AwareDatetime | None = None
+    end_time: AwareDatetime | None = None
+
+
+class WorkPool(ApiModel):
+    essential = ("name", "status")
+
+    id: str
+    name: str | None = None
+    type: str | None = None
+    status: Literal["READY", "NOT_READY", "PAUSED"] | None = None
+    default_queue_id: str | None = None
+
+
+class Worker(ApiModel):
+    essential = ("status", "last_heartbeat_time")
+
+    id: str
+    name: str | None = None
+    status: Literal["ONLINE", "OFFLINE"] | None = None
+    last_heartbeat_time: AwareDatetime | None = None
+
+
+class WorkQueue(ApiModel):
+    essential = ("name", "status")
+
+    id: str
+    name: str | None = None
+    priority: int | None = None
+    concurrency_limit: int | None = None
+    last_polled: AwareDatetime | None = None
+    status: Literal["READY", "NOT_READY", "PAUSED"] | None = None
+    work_pool_id: str | None = None
+    work_pool_name: str | None = None
+
+
+class Deployment(ApiModel):
+    essential = ("name", "status")
+
+    id: str
+    name: str | None = None
+    flow_id: str | None = None
+    paused: bool | None = None
+    status: Literal["READY", "NOT_READY"] | None = None
+    work_pool_name: str | None = None
+    work_queue_id: str | None = None
+    work_queue_name: str | None = None
+
+
+class Flow(ApiModel):
+    essential = ("name",)
+
+    id: str
+    name: str | None = None
+
+
+class TaskInput(ApiModel):
+    input_type: str | None = None
+    id: str | None = None
+
+
+class TaskRunPayload(ApiModel):
+    """The task run as its own process saw it when it sent the event. Nulls are left out by the sender."""
+
+    task_key: str | None = None
+    run_count: int | None = None
+    expected_start_time: AwareDatetime | None = None
+    total_run_time: float | None = None
+    task_inputs: dict[str, list[TaskInput]] = Field(default_factory=dict)
+
+
+class EventState(ApiModel):
+    type: StateType | None = None
+    name: str | None = None
+
+
+class EventPayload(ApiModel):
+    intended: Mapping[str, str | None] | None = None
+    initial_state: EventState | None = None
+    validated_state: EventState | None = None
+    task_run: TaskRunPayload | None = None
+
+
+class Event(ApiModel):
+    id: str
+    event: str
+    occurred: AwareDatetime
+    resource: Mapping[str, str | None] = Field(default_factory=dict)
+    related: list[Mapping[str, str | None]] = Field(default_factory=list)
+    payload: EventPayload | None = None
+
+
+class EventPage(ApiModel):
+    """A page of events, the total of the whole query, and where the server thinks that the next page is."""
+
+    events: list[Event]
+    total: int
+    next_page: str | None = None
+
+
+Model = TypeVar("Model", bound=ApiModel)
+Location = tuple[int | str, ...]
+
+
+class Oddities:
+    """What did not parse in one check run, by kind of object and field, for one warning in all."""
+
+    def __init__(self) -> None:
+        self._fields: dict[tuple[str, str], int] = {}
+
+    def note(self, model: type[ApiModel], field: str) -> None:
+        key = (model.__name__, field)
+        self._fields[key] = self._fields.get(key, 0) + 1
+
+    def __bool__(self) -> bool:
+        return bool(self._fields)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{model}.{field} ({count})" for (model, field), count in sorted(self._fields.items()))
+
+
+def read_objects(model: type[Model], body: bytes, oddities: Oddities) -> tuple[list[Model], int]:
+    """Parse a JSON array of objects, and tell how many it held; raises `ValueError` when the body is not an array."""
+    try:
+        objects: list[Model] = _list_of(model).validate_json(body)
+        size = len(objects)
+    except ValidationError:
+        raw = json.loads(body)
+        if not isinstance(raw, list):
+            raise ValueError("not a list") from None
+        objects, size = salvage(model, raw, oddities), len(raw)
+    for field in model.essential:
+        for item in objects:
+            if getattr(item, field) is None:
+                oddities.note(model, field)
+    return objects, size
+
+
+@cache
+def _list_of(model: type[ApiModel]) -> TypeAdapter[Any]:
+    return TypeAdapter(list[model])  # type: ignore[valid-type]
+
+
+def read_event_page(body: bytes, oddities: Oddities) -> EventPage:
+    """Parse a page of events; raises `ValueError` when the body is not one."""
+    try:
+        return EventPage.model_validate_json(body)
+    except ValidationError:
+        raw = json.loads(body)
+    if not isinstance(raw, dict) or not isinstance(raw.get("events"), list) or not isinstance(raw.get("total"), int):
+        raise ValueError("not a page of events")
+    next_page = raw.get("next_page")
+    return EventPage(
+        events=salvage(Event, raw["events"], oddities),
+        total=raw["total"],
+        next_page=next_page if isinstance(next_page, str) else None,
+    )
+
+
+def salvage(model: type[Model], raw: list[Any], oddities: Oddities) -> list[Model]:
+    """Parse objects one by one, without the fields that do not parse, and without objects that lack their identity."""
+    parsed = (_salvage_one(model, item, oddities) for item in raw)
+    return [item for item in parsed if item is not None]
+
+
+def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | None:
+    item = json.loads(json.dumps(item))
+    while isinstance(item, dict):
+        try:
+            return model.model_validate_json(json.dumps(item))
+        except ValidationError as error:
+            problems = [_culprit(problem["type"], problem["loc"]) for problem in error.errors(include_url=False)]
+        # From the back, so that taking one item out of a list does not move those still to be taken out.
+        for location in sorted(set(problems), key=str, reverse=True):
+            oddities.note(model, ".".join(part for part in location if isinstance(part, str)) or "identity")
+            if not location or not _take_out(item, location):
+                return None
+    oddities.note(model, "object")
+    return None
+
+
+def _culprit(kind: str, location: Location) -> Location:
+    """What to take out: the value that does not parse, or the object that lacks what it cannot be without."""
+    return location[:-1] if kind == "missing" else location
+
+
+def _take_out(container: Any, location: Location) -> bool:
+    *path, last = location
+    for part in path:
+        try:
+            container = container[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    try:
+        del container[last]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
+
+
+def utc_text(moment: datetime) -> str:
+    """The moment as Prefect's filters take it."""
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,134 @@
+"""Reading a whole set page by page while its objects come and go, whatever page size the server allows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from .client import Client
+from .errors import Rejected, RequestFailed
+from .models import Deployment, Flow, FlowRun, Oddities, TaskRun, Worker, WorkPool, WorkQueue, read_objects, utc_text
+
+DEFAULT_PAGE_SIZE = 200
+RESTARTS = 3
+
+Object = TypeVar("Object", Deployment, Flow, FlowRun, TaskRun, Worker, WorkPool, WorkQueue)
+
+
+class Pager:
+    """Reads pages from `/…/filter` endpoints.
+
+    The page size that the server allows is learned from its refusals and kept. `oddities` collects what does not parse.
+    """
+
+    def __init__(self, client: Client, oddities: Oddities) -> None:
+        self._client = client
+        self._page_size = DEFAULT_PAGE_SIZE
+        self.oddities = oddities
+
+    def page(self, model: type[Object], path: str, body: Mapping[str, Any]) -> tuple[list[Object], bool]:
+        """One page, and whether it is the last: it is when it is not full. Raises `ApiError`."""
+        while True:
+            try:
+                objects, size = self._client.post(path, self._reader(model), {**body, "limit": self._page_size})
+            except Rejected as refusal:
+                self._page_size = _allowed_page_size(refusal, self._page_size)
+            else:
+                return objects, size < self._page_size
+
+    def by_offset(self, model: type[Object], path: str, body: Mapping[str, Any]) -> list[Object]:
+        """All objects of an endpoint that can only be paged by offset.
+
+        Each page but the first begins with the last object of the one before. Where that is not so, the set has shifted
+        in between, and the walk starts again.
+        """
+        for _ in range(RESTARTS):
+            objects = self._walk_offsets(model, path, body)
+            if objects is not None:
+                return objects
+        raise RequestFailed(f"POST {path}", f"the set changed during each of {RESTARTS} readings")
+
+    def _walk_offsets(self, model: type[Object], path: str, body: Mapping[str, Any]) -> list[Object] | None:
+        found: dict[str, Object] = {}
+        offset = 0
+        anchor: str | None = None
+        while True:
+            objects, last = self.page(model, path, {**body, "offset": offset})
+            if anchor is not None and anchor not in {item.id for item in objects}:
+                return None
+            found.update((item.id, item) for item in objects)
+            if last:
+                return list(found.values())
+            if not objects or objects[-1].id == anchor:
+                raise RequestFailed(f"POST {path}", "a page of objects without identity")
+            anchor = objects[-1].id
+            offset += self._page_size - 1
+
+    def by_time(
+        self,
+        model: type[Object],
+        path: str,
+        body: Mapping[str, Any],
+        kind: str,
+        field: str,
+        time_of: Callable[[Object], datetime | None],
+        excludes_ids: bool,
+    ) -> Iterator[list[Object]]:
+        """Pages in ascending order of a time that never changes, each beginning at the time where the last one ended.
+
+        `kind` and `field` place the time in the body's filter. Objects of the same time as the last one are left out by
+        their ids where the endpoint can (`excludes_ids`), else by an offset among them.
+        """
+        ties: set[str] = set()
+        after: datetime | None = None
+        while True:
+            filters = dict(body.get(kind, {}))
+            offset = 0
+            if after is not None:
+                filters[field] = {**filters.get(field, {}), "after_": utc_text(after)}
+                if excludes_ids:
+                    filters["id"] = {**filters.get("id", {}), "not_any_": sorted(ties)}
+                else:
+                    offset = len(ties)
+            objects, last = self.page(model, path, {**body, kind: filters, "offset": offset})
+            yield [item for item in objects if item.id not in ties]
+            if last:
+                return
+            times = [moment for item in objects if (moment := time_of(item)) is not None]
+            if not times:
+                raise RequestFailed(f"POST {path}", f"a page of objects without {field}")
+            if max(times) != after:
+                ties = set()
+            after = max(times)
+            ties |= {item.id for item in objects if time_of(item) == after}
+
+    def by_ids(self, model: type[Object], path: str, kind: str, ids: Collection[str]) -> list[Object]:
+        """The objects of these ids that exist."""
+        found: list[Object] = []
+        pending = sorted(set(ids))
+        while pending:
+            asked = pending[: self._page_size]
+            objects, last = self.page(model, path, {kind: {"id": {"any_": asked}}})
+            found += objects
+            # A full page may be a cut one, when the server allowed less than was asked for.
+            settled = set(asked) if last else {item.id for item in objects}
+            if not settled & set(asked):
+                break
+            pending = [item for item in pending if item not in settled]
+        return found
+
+    def _reader(self, model: type[Object]) -> Callable[[bytes], tuple[list[Object], int]]:
+        def read(body: bytes) -> tuple[list[Object], int]:
+            return read_objects(model, body, self.oddities)
+
+        return read
+
+
+def _allowed_page_size(refusal: Rejected, asked: int) -> int:
+    """The page size to ask for after a refusal, or the refusal itself where it is about something else."""
+    if refusal.status != 422 or "limit" not in refusal.detail.lower() or asked <= 1:
+        raise refusal
+    named = re.search(r"less than or equal to (\d+)", refusal.detail)
+    return max(1, min(int(named.group(1)) if named else asked // 2, asked - 1))
