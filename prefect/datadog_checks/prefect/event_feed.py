@@ -1,0 +1,259 @@
+"""Reads each event of a kind once, however late it becomes visible, without reading those again that it has read.
+
+The server can page events by the time they occurred and tell their total, but not what is new. So the feed keeps the
+ids it has read by the minute in which they occurred, and compares totals with how many it knows: equal totals say that
+nothing is new, and a span whose total is larger holds what arrived late.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from .api.models import Event, EventPage
+from .api.prefect import EVENTS_PAGE_SIZE, PrefectApi
+from .state_store import Document, StateStore
+
+LOOKBACK = timedelta(hours=1)
+BUCKET = timedelta(minutes=1)
+# Bounds the stored state to about a megabyte; beyond it the oldest minutes are no longer looked back into.
+MOST_REMEMBERED = 100_000
+MOST_READ_AT_ONCE = 10_000
+INSTANT = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """New events in the order they occurred; `behind` counts those left for next time, `lost` is a span given up."""
+
+    events: list[Event]
+    behind: int = 0
+    lost: tuple[datetime, datetime] | None = None
+
+
+class SeenEvents:
+    """The events that were read, by the minute in which they occurred, as 64-bit digests of their ids."""
+
+    def __init__(self, buckets: Mapping[int, set[int]] | None = None) -> None:
+        self._buckets: dict[int, set[int]] = {number: set(ids) for number, ids in (buckets or {}).items()}
+
+    def __contains__(self, event: Event) -> bool:
+        return digest_of(event) in self._buckets.get(bucket_of(event.occurred), ())
+
+    def __len__(self) -> int:
+        return sum(len(ids) for ids in self._buckets.values())
+
+    def add(self, event: Event) -> None:
+        self._buckets.setdefault(bucket_of(event.occurred), set()).add(digest_of(event))
+
+    def count(self, first: int, end: int) -> int:
+        """How many there are in the buckets from `first` to before `end`."""
+        return sum(len(ids) for number, ids in self._buckets.items() if first <= number < end)
+
+    def forget_before(self, bucket: int) -> None:
+        for number in [number for number in self._buckets if number < bucket]:
+            del self._buckets[number]
+
+    def forget_down_to(self, most: int) -> int | None:
+        """Forget the oldest buckets until at most `most` ids are left; returns the first bucket kept, if any went."""
+        first_kept = None
+        while len(self) > most and len(self._buckets) > 1:
+            oldest = min(self._buckets)
+            del self._buckets[oldest]
+            first_kept = oldest + 1
+        return first_kept
+
+    def pack(self) -> dict[str, str]:
+        return {str(number): _pack(ids) for number, ids in sorted(self._buckets.items())}
+
+    @classmethod
+    def unpack(cls, packed: Mapping[str, str]) -> SeenEvents:
+        """The inverse of `pack`; raises `ValueError` for what it did not write."""
+        return cls({int(number): _unpack(text) for number, text in packed.items()})
+
+
+class EventFeed:
+    """The events that match `criteria`, from `start` on, each given out until it is committed.
+
+    `criteria` are filters of `/events/filter`, without the times. `saved` is what `document` gave in an earlier life;
+    raises `ValueError` where it is damaged.
+    """
+
+    def __init__(self, api: PrefectApi, criteria: Mapping[str, Any], saved: Document | None) -> None:
+        self._api = api
+        self._criteria = criteria
+        self._start: datetime | None = None
+        self._through: datetime | None = None
+        self._seen = SeenEvents()
+        self._read_at: datetime | None = None
+        self._window_start: datetime | None = None
+        if saved is not None:
+            try:
+                self._start = datetime.fromisoformat(saved["start"])
+                self._through = datetime.fromisoformat(saved["through"])
+                self._seen = SeenEvents.unpack(saved["seen"])
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"damaged: {error}") from None
+
+    @classmethod
+    def restored(cls, api: PrefectApi, criteria: Mapping[str, Any], store: StateStore, name: str) -> EventFeed:
+        """The feed with the memory that the store has of it, or without one where that is damaged."""
+        try:
+            return cls(api, criteria, store.load(name))
+        except ValueError:
+            store.report_unreadable(name)
+            return cls(api, criteria, None)
+
+    def read(self, first_interval: timedelta) -> Reading:
+        """What is new; `first_interval` is how far back a feed without a past begins. Raises `ApiError`."""
+        now = self._api.now()
+        if self._start is None:
+            self._start = now - first_interval
+        oldest = start_of(bucket_of(now - LOOKBACK))
+        since = max(self._start, oldest)
+        lost = (self._through, oldest) if self._through and self._through < oldest else None
+        search = _Search(self._api, self._criteria, self._seen, since, now + LOOKBACK)
+        behind = search.run()
+        self._seen = search.seen
+        self._read_at, self._window_start = now, since
+        return Reading(sorted(search.found.values(), key=lambda event: event.occurred), behind, lost)
+
+    def commit(self, events: Iterable[Event]) -> None:
+        """Never give these events of the last reading out again."""
+        assert self._window_start is not None, "commit() before the first read()"
+        for event in events:
+            self._seen.add(event)
+        self._through = self._read_at
+        self._seen.forget_before(bucket_of(self._window_start))
+        first_kept = self._seen.forget_down_to(MOST_REMEMBERED)
+        if first_kept is not None and self._start is not None:
+            self._start = max(self._start, start_of(first_kept))
+
+    def document(self) -> Document:
+        """The feed's memory, to be given to a later one."""
+        assert self._start is not None, "document() before the first read()"
+        assert self._through is not None, "document() before the first commit()"
+        return {
+            "start": self._start.isoformat(),
+            "through": self._through.isoformat(),
+            "seen": self._seen.pack(),
+        }
+
+
+class _Search:
+    """One look for new events between two times."""
+
+    def __init__(
+        self, api: PrefectApi, criteria: Mapping[str, Any], seen: SeenEvents, since: datetime, until: datetime
+    ) -> None:
+        self._api = api
+        self._criteria = criteria
+        self._since = since
+        self._until = until
+        self._stop_at = api.seconds_left() / 2
+        self.seen = seen
+        self.found: dict[str, Event] = {}
+        self._found = SeenEvents()
+
+    def run(self) -> int:
+        """Collect new events in `found`; returns how many the server has that were left for next time."""
+        first, end = bucket_of(self._since), bucket_of(self._until) + 1
+        page = self._first_page(self._since, self._until, EVENTS_PAGE_SIZE)
+        if page.total < self.seen.count(first, end):
+            # Events that were read are gone, as after a restored backup: totals can only be compared afresh.
+            self._forget_vanished(page)
+            return 0
+        oldest = self._read_while_new(page, lambda: self._known(first, end))
+        if oldest is not None:
+            self._look_into(first, min(end, bucket_of(oldest) + 1))
+        return max(0, page.total - self._known(first, end)) if self._must_stop() else 0
+
+    def _read_while_new(self, page: EventPage, known: Callable[[], int]) -> datetime | None:
+        """Follow pages until all is known, or until one brings nothing new: then returns how far back it went."""
+        total = page.total
+        while True:
+            is_new = [self._take(event) for event in page.events]
+            if known() >= total or self._must_stop():
+                return None
+            if page.events and not any(is_new):
+                return min(event.occurred for event in page.events)
+            following = self._api.next_events(page)
+            if following is None:
+                return None
+            page = following
+
+    def _look_into(self, first: int, end: int) -> None:
+        """Find what arrived late in the buckets from `first` to before `end`, halving the span by totals."""
+        if self._must_stop():
+            return
+        since, until = max(self._since, start_of(first)), min(self._until, start_of(end) - INSTANT)
+        if self._first_page(since, until, 0).total <= self._known(first, end):
+            return
+        if end - first > 1:
+            middle = (first + end) // 2
+            self._look_into(middle, end)
+            self._look_into(first, middle)
+            return
+        for event in self._all(since, until):
+            self._take(event)
+            if self._must_stop():
+                return
+
+    def _forget_vanished(self, page: EventPage) -> None:
+        present = SeenEvents()
+        for event in self._pages_from(page):
+            if not self._take(event):
+                present.add(event)
+        self.seen = present
+
+    def _all(self, since: datetime, until: datetime) -> Iterator[Event]:
+        return self._pages_from(self._first_page(since, until, EVENTS_PAGE_SIZE))
+
+    def _pages_from(self, page: EventPage | None) -> Iterator[Event]:
+        while page is not None:
+            yield from page.events
+            page = self._api.next_events(page)
+
+    def _first_page(self, since: datetime, until: datetime, limit: int) -> EventPage:
+        return self._api.events(self._criteria, since, until, limit)
+
+    def _take(self, event: Event) -> bool:
+        if event in self.seen or event.id in self.found:
+            return False
+        self.found[event.id] = event
+        self._found.add(event)
+        return True
+
+    def _known(self, first: int, end: int) -> int:
+        return self.seen.count(first, end) + self._found.count(first, end)
+
+    def _must_stop(self) -> bool:
+        """Half of the time left is for what the events lead to: runs, names and histories to be looked up."""
+        return len(self.found) >= MOST_READ_AT_ONCE or self._api.seconds_left() < self._stop_at
+
+
+def bucket_of(moment: datetime) -> int:
+    return int(moment.timestamp() // BUCKET.total_seconds())
+
+
+def start_of(bucket: int) -> datetime:
+    return datetime.fromtimestamp(bucket * BUCKET.total_seconds(), UTC)
+
+
+def digest_of(event: Event) -> int:
+    return int.from_bytes(hashlib.blake2b(event.id.encode(), digest_size=8).digest(), "little")
+
+
+def _pack(ids: Iterable[int]) -> str:
+    return base64.b64encode(array("Q", sorted(ids)).tobytes()).decode("ascii")
+
+
+def _unpack(text: str) -> set[int]:
+    packed = array("Q")
+    packed.frombytes(base64.b64decode(text, validate=True))
+    return set(packed)

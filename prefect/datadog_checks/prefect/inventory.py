@@ -1,0 +1,236 @@
+"""What the server's pools, queues, deployments and flows are called, and which of them the instance wants."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from .api.errors import ApiError
+from .api.models import Deployment, FlowRun, WorkPool, WorkQueue
+from .api.prefect import PrefectApi
+from .filters import Filters
+from .scopes import Scope, Tags, related_by_role, tag_set
+
+# Far more than a server has at work at one time; what falls out is read again when it is needed.
+REMEMBERED = 50_000
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class Recent(OrderedDict[Key, Value]):
+    """A dictionary of bounded size that forgets what was not put in for the longest time."""
+
+    def put(self, key: Key, value: Value) -> None:
+        self[key] = value
+        self.move_to_end(key)
+        if len(self) > REMEMBERED:
+            self.popitem(last=False)
+
+
+class OncePerRun(Generic[Value]):
+    """Reads a thing at most once in a check run, for all who need it; a failure is theirs alike."""
+
+    def __init__(self, read: Callable[[], Value]) -> None:
+        self._read = read
+        self._outcome: Value | ApiError | None = None
+
+    def forget(self) -> None:
+        self._outcome = None
+
+    def get(self) -> Value:
+        if self._outcome is None:
+            try:
+                self._outcome = self._read()
+            except ApiError as error:
+                self._outcome = error
+        if isinstance(self._outcome, ApiError):
+            raise self._outcome
+        return self._outcome
+
+
+class Inventory:
+    """Knows the server's objects by id, reading what it does not know yet; `begin_run` starts a new look.
+
+    Methods that may have to ask the server raise `ApiError`.
+    """
+
+    def __init__(self, api: PrefectApi, filters: Filters) -> None:
+        self._api = api
+        self._filters = filters
+        self._pools: OncePerRun[dict[str, WorkPool]] = OncePerRun(self._read_pools)
+        self._queues: OncePerRun[dict[str, WorkQueue]] = OncePerRun(self._read_queues)
+        self._known_queues: set[str] = set()
+        self._deployments: Recent[str, Deployment] = Recent()
+        self._flow_names: Recent[str, str | None] = Recent()
+        self._run_scopes: Recent[str, Scope | None] = Recent()
+
+    def begin_run(self) -> None:
+        self._pools.forget()
+        self._queues.forget()
+
+    # Work pools and work queues
+
+    def pools(self) -> list[WorkPool]:
+        """The pools that the instance wants."""
+        return [pool for pool in self._pools.get().values() if self._wants_pool(pool)]
+
+    def queues(self) -> list[WorkQueue]:
+        """The queues that the instance wants, without those of pools that it does not want."""
+        return [queue for queue in self._queues.get().values() if self._wants_queue(queue)]
+
+    def tags_of_pool(self, seen: WorkPool) -> Tags | None:
+        """The tags of a pool, as `seen` elsewhere if it is gone; None for one that the instance does not want."""
+        pool = self._pools.get().get(seen.id, seen)
+        return pool_tags(pool) if self._wants_pool(pool) else None
+
+    def tags_of_queue(self, seen: WorkQueue) -> Tags | None:
+        """The same for a queue."""
+        queue = self._queues.get().get(seen.id, seen)
+        return queue_tags(queue) if self._wants_queue(queue) else None
+
+    def _wants_pool(self, pool: WorkPool) -> bool:
+        return self._filters.work_pools.takes(pool.name)
+
+    def _wants_queue(self, queue: WorkQueue) -> bool:
+        return self._wants(queue.work_pool_name, queue.name, in_pool=bool(queue.work_pool_id or queue.work_pool_name))
+
+    def _read_pools(self) -> dict[str, WorkPool]:
+        return {pool.id: pool for pool in self._api.work_pools()}
+
+    def _read_queues(self) -> dict[str, WorkQueue]:
+        queues = {queue.id: queue for queue in self._api.work_queues()}
+        # Queues of different pools share names, by which the server sorts: a page may pass over one of them.
+        passed_over = self._known_queues - queues.keys()
+        if passed_over:
+            queues.update((queue.id, queue) for queue in self._api.work_queues_by_id(passed_over))
+        self._known_queues = set(queues)
+        return queues
+
+    # Deployments
+
+    def all_deployments(self) -> list[Deployment]:
+        """Read all deployments now; returns those that the instance wants."""
+        deployments = self._api.deployments()
+        for deployment in deployments:
+            self._deployments.put(deployment.id, deployment)
+        return [deployment for deployment in deployments if self._wants_deployment(deployment)]
+
+    def deployment_scopes(self, deployments: Collection[Deployment]) -> dict[str, Scope]:
+        """The scope of each deployment, by its id."""
+        self._learn_flows(deployment.flow_id for deployment in deployments)
+        return {deployment.id: self._deployment_scope(deployment) for deployment in deployments}
+
+    def tags_of_deployment(self, seen: Deployment) -> Tags | None:
+        """The tags of a deployment, as `seen` elsewhere if it is gone; None for one that the instance does not want."""
+        self._learn_deployments([seen.id])
+        deployment = self._deployments.get(seen.id, seen)
+        if not self._wants_deployment(deployment):
+            return None
+        return deployment_tags(deployment, self.deployment_scopes([deployment])[deployment.id])
+
+    def _deployment_scope(self, deployment: Deployment) -> Scope:
+        pool_ids = {pool.name: pool.id for pool in self._pools.get().values()} if deployment.work_pool_name else {}
+        return Scope(
+            deployment_id=deployment.id,
+            deployment_name=deployment.name,
+            flow_id=deployment.flow_id,
+            flow_name=self._flow_names.get(deployment.flow_id or ""),
+            work_pool_id=pool_ids.get(deployment.work_pool_name),
+            work_pool_name=deployment.work_pool_name,
+            work_queue_id=deployment.work_queue_id,
+            work_queue_name=deployment.work_queue_name,
+        )
+
+    def _wants_deployment(self, deployment: Deployment) -> bool:
+        return self._filters.deployments.takes(deployment.name) and self._wants(
+            deployment.work_pool_name,
+            deployment.work_queue_name,
+            in_pool=deployment.work_pool_name is not None,
+            in_queue=deployment.work_queue_name is not None,
+        )
+
+    # Flow runs
+
+    def run_scopes(self, runs: Collection[FlowRun]) -> dict[str, Scope | None]:
+        """The scope of each run by its id, None for a run that the instance does not want."""
+        self._learn_deployments(run.deployment_id for run in runs)
+        self._learn_flows(run.flow_id for run in runs)
+        scopes = {run.id: self._wanted(self._run_scope(run)) for run in runs}
+        for run_id, scope in scopes.items():
+            self._run_scopes.put(run_id, scope)
+        return scopes
+
+    def scopes_by_run_id(self, run_ids: Collection[str]) -> dict[str, Scope | None]:
+        """The same by the runs' ids; a run that is gone and was never seen has no entry."""
+        unknown = [run_id for run_id in run_ids if run_id not in self._run_scopes]
+        if unknown:
+            self.run_scopes(self._api.flow_runs_by_id(unknown))
+        return {run_id: self._run_scopes[run_id] for run_id in run_ids if run_id in self._run_scopes}
+
+    def scope_of_event(self, related: list[Mapping[str, str | None]]) -> Scope | None:
+        """The scope of a run that is gone, as an event of it tells; None for one that the instance does not want."""
+        roles = related_by_role(related)
+        flow, deployment = roles.get("flow", (None, None)), roles.get("deployment", (None, None))
+        pool, queue = roles.get("work-pool", (None, None)), roles.get("work-queue", (None, None))
+        return self._wanted(Scope(*deployment, *flow, *pool, *queue))
+
+    def _run_scope(self, run: FlowRun) -> Scope:
+        deployment = self._deployments.get(run.deployment_id or "")
+        return Scope(
+            deployment_id=run.deployment_id,
+            deployment_name=deployment.name if deployment else None,
+            flow_id=run.flow_id,
+            flow_name=self._flow_names.get(run.flow_id or ""),
+            work_pool_id=run.work_pool_id,
+            work_pool_name=run.work_pool_name,
+            work_queue_id=run.work_queue_id,
+            work_queue_name=run.work_queue_name,
+        )
+
+    def _wanted(self, scope: Scope) -> Scope | None:
+        if scope.deployment_id:
+            if not self._filters.deployments.takes(scope.deployment_name):
+                return None
+            deployment = self._deployments.get(scope.deployment_id)
+            if deployment and not self._wants_deployment(deployment):
+                return None
+        in_pool, in_queue = bool(scope.work_pool_id), bool(scope.work_queue_id)
+        return scope if self._wants(scope.work_pool_name, scope.work_queue_name, in_pool, in_queue) else None
+
+    def _wants(self, pool_name: str | None, queue_name: str | None, in_pool: bool, in_queue: bool = True) -> bool:
+        if in_pool and not self._filters.work_pools.takes(pool_name):
+            return False
+        return not in_queue or self._filters.work_queues.takes(queue_name)
+
+    def _learn_deployments(self, ids: Iterable[str | None]) -> None:
+        unknown = {identity for identity in ids if identity and identity not in self._deployments}
+        if unknown:
+            for deployment in self._api.deployments_by_id(unknown):
+                self._deployments.put(deployment.id, deployment)
+
+    def _learn_flows(self, ids: Iterable[str | None]) -> None:
+        unknown = {identity for identity in ids if identity and identity not in self._flow_names}
+        if unknown:
+            for flow in self._api.flows_by_id(unknown):
+                self._flow_names.put(flow.id, flow.name)
+
+
+def pool_tags(pool: WorkPool) -> Tags:
+    return tag_set(work_pool_id=pool.id, work_pool_name=pool.name, work_pool_type=pool.type)
+
+
+def queue_tags(queue: WorkQueue, with_status: bool = False) -> Tags:
+    return tag_set(
+        work_queue_id=queue.id,
+        work_queue_name=queue.name,
+        work_queue_priority=queue.priority,
+        work_pool_id=queue.work_pool_id,
+        work_pool_name=queue.work_pool_name,
+        work_queue_status=queue.status.lower() if with_status and queue.status else None,
+    )
+
+
+def deployment_tags(deployment: Deployment, scope: Scope) -> Tags:
+    return scope.tags(is_paused=deployment.paused)

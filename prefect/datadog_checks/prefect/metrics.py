@@ -1,0 +1,297 @@
+"""The one place where a metric is declared: its name, type, unit, tags and meaning.
+
+`metadata.csv` is written from this table, and the submitter refuses a name that is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+NAMESPACE = "prefect.server"
+
+MetricType = Literal["gauge", "count", "histogram"]
+
+# The series that the Agent makes of a histogram, with the type that Datadog stores them as.
+HISTOGRAM_SERIES = (
+    ("avg", "gauge", "mean"),
+    ("max", "gauge", "maximum"),
+    ("median", "gauge", "median"),
+    ("95percentile", "gauge", "95th percentile"),
+    ("count", "rate", "number of samples per second"),
+)
+
+METADATA_COLUMNS = (
+    "metric_name",
+    "metric_type",
+    "interval",
+    "unit_name",
+    "per_unit_name",
+    "description",
+    "orientation",
+    "integration",
+    "short_name",
+    "curated_metric",
+    "sample_tags",
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of the contract.
+
+    `name` is without the namespace; `tags` names the tag set; `zero_when_gone` says that a tag set that vanished is
+    submitted as 0 for an hour: true for what counts runs, false for what describes an existing object.
+    """
+
+    name: str
+    type: MetricType
+    unit: str
+    tags: str
+    description: str
+    short_name: str
+    orientation: Literal[-1, 0, 1] = 0
+    zero_when_gone: bool = False
+
+    @property
+    def full_name(self) -> str:
+        return f"{NAMESPACE}.{self.name}"
+
+
+POOL = "work_pool_id, work_pool_name"
+QUEUE = f"work_queue_id, work_queue_name, work_queue_priority, {POOL}"
+FLOW_RUN = f"deployment_id, deployment_name, flow_id, flow_name, {POOL}, work_queue_id, work_queue_name"
+DEPLOYMENT = f"{FLOW_RUN}, is_paused"
+TASK_RUN = f"{FLOW_RUN}, task_key, task_name"
+
+
+def _server(name: str, description: str, short_name: str) -> Metric:
+    return Metric(name, "gauge", "", "", description, short_name, orientation=1)
+
+
+def _pool(name: str, description: str, short_name: str, unit: str = "", orientation: Literal[-1, 0, 1] = 0) -> Metric:
+    return Metric(f"work_pool.{name}", "gauge", unit, f"{POOL}, work_pool_type", description, short_name, orientation)
+
+
+def _worker(name: str, unit: str, description: str, short_name: str, orientation: Literal[-1, 0, 1]) -> Metric:
+    tags = f"{POOL}, worker_id, worker_name"
+    return Metric(f"work_pool.worker.{name}", "gauge", unit, tags, description, short_name, orientation)
+
+
+def _queue(name: str, description: str, short_name: str, orientation: Literal[-1, 0, 1] = 0) -> Metric:
+    return Metric(f"work_queue.{name}", "gauge", "", QUEUE, description, short_name, orientation)
+
+
+def _run_metrics(family: str, noun: str, tags: str) -> Iterator[Metric]:
+    """The metrics that flow runs and task runs have in common."""
+    label = noun.split()[0]
+    for state in ("pending", "running", "paused"):
+        description = f"Number of {noun}s that are now in a state of type {state.upper()}."
+        yield Metric(f"{family}.{state}", "gauge", "", tags, description, f"{label} {state}", zero_when_gone=True)
+    for state, orientation in (("completed", 1), ("failed", -1), ("crashed", -1), ("cancelled", 0)):
+        description = (
+            f"Number of {noun}s that went from a non-terminal state into a terminal one of type {state.upper()} "
+            "since the last collection."
+        )
+        yield Metric(
+            f"{family}.{state}.count",
+            "count",
+            "",
+            tags,
+            description,
+            f"{label} {state}",
+            orientation=orientation,  # type: ignore[arg-type]
+            zero_when_gone=True,
+        )
+    yield Metric(
+        f"{family}.throughput",
+        "count",
+        "",
+        tags,
+        f"Number of {noun}s that entered RUNNING for the first time since the last collection.",
+        f"{label} starts",
+        orientation=1,
+        zero_when_gone=True,
+    )
+    yield Metric(
+        f"{family}.late_start.count",
+        "count",
+        "",
+        tags,
+        f"Number of {noun}s that started more than late_start_grace_seconds after their expected start time "
+        "since the last collection.",
+        f"{label} late starts",
+        orientation=-1,
+        zero_when_gone=True,
+    )
+    yield Metric(
+        f"{family}.execution_duration",
+        "histogram",
+        "second",
+        tags,
+        f"Time that a {noun} was RUNNING, one sample at each transition into a terminal state.",
+        f"{label} execution",
+        orientation=-1,
+    )
+
+
+def _declare() -> Iterator[Metric]:
+    yield _server("health", "1 when the server's health endpoint answers true, else 0.", "health")
+    yield _server("ready", "1 when the server's readiness endpoint answers with success, else 0.", "ready")
+
+    yield _pool("is_ready", "1 when the work pool's status is READY, else 0.", "pool ready", orientation=1)
+    yield _pool("is_not_ready", "1 when the work pool's status is NOT_READY, else 0.", "pool not ready", orientation=-1)
+    yield _pool("is_paused", "1 when the work pool's status is PAUSED, else 0.", "pool paused")
+    yield _pool("workers.online", "Number of the work pool's workers that are ONLINE.", "online workers", "worker", 1)
+    yield _pool(
+        "workers.offline",
+        "Number of the work pool's workers that are OFFLINE, without those whose heartbeat is stale.",
+        "offline workers",
+        "worker",
+        -1,
+    )
+    yield _worker("is_online", "", "1 when the worker's status is ONLINE, else 0.", "worker online", 1)
+    yield _worker("heartbeat_age_seconds", "second", "Time since the worker's last heartbeat.", "heartbeat age", -1)
+
+    yield _queue("is_ready", "1 when the work queue's status is READY, else 0.", "queue ready", 1)
+    yield _queue("is_not_ready", "1 when the work queue's status is NOT_READY, else 0.", "queue not ready", -1)
+    yield _queue("is_paused", "1 when the work queue's status is PAUSED, else 0.", "queue paused")
+    with_status = f"{QUEUE}, work_queue_status"
+    yield Metric(
+        "work_queue.last_polled_age_seconds",
+        "gauge",
+        "second",
+        with_status,
+        "Time since the work queue was last polled by a worker.",
+        "last polled age",
+        orientation=-1,
+    )
+    yield Metric(
+        "work_queue.backlog.size",
+        "gauge",
+        "",
+        with_status,
+        "Number of flow runs that are due and wait in the work queue.",
+        "backlog size",
+        orientation=-1,
+        zero_when_gone=True,
+    )
+    yield Metric(
+        "work_queue.backlog.age",
+        "gauge",
+        "second",
+        with_status,
+        "Time that the oldest flow run of the work queue's backlog has waited, 0 when the backlog is empty.",
+        "backlog age",
+        orientation=-1,
+        zero_when_gone=True,
+    )
+    yield Metric(
+        "work_queue.concurrency.in_use",
+        "gauge",
+        "percent",
+        QUEUE,
+        "Share of the work queue's concurrency limit that flow runs hold.",
+        "concurrency in use",
+        orientation=-1,
+    )
+
+    yield Metric(
+        "deployment.is_ready",
+        "gauge",
+        "",
+        DEPLOYMENT,
+        "1 when the deployment's status is READY, else 0.",
+        "deployment ready",
+        orientation=1,
+    )
+
+    yield Metric(
+        "flow_runs.scheduled",
+        "gauge",
+        "",
+        FLOW_RUN,
+        "Number of flow runs that are now in a state of type SCHEDULED, those planned for the future included.",
+        "flow scheduled",
+        zero_when_gone=True,
+    )
+    yield from _run_metrics("flow_runs", "flow run", FLOW_RUN)
+    yield Metric(
+        "flow_runs.queue_wait_duration",
+        "histogram",
+        "second",
+        FLOW_RUN,
+        "Time from a flow run's expected start to its start.",
+        "flow queue wait",
+        orientation=-1,
+    )
+    yield Metric(
+        "flow_runs.retry_gaps_duration",
+        "histogram",
+        "second",
+        FLOW_RUN,
+        "Time from a flow run's entering AwaitingRetry to its running again.",
+        "flow retry gap",
+        orientation=-1,
+    )
+
+    yield from _run_metrics("task_runs", "task run", TASK_RUN)
+    yield Metric(
+        "task_runs.dependency_wait_duration",
+        "histogram",
+        "second",
+        TASK_RUN,
+        "Time from the end of a task run's latest upstream task run to its start.",
+        "task dependency wait",
+        orientation=-1,
+    )
+
+
+METRICS: tuple[Metric, ...] = tuple(_declare())
+BY_NAME: dict[str, Metric] = {metric.name: metric for metric in METRICS}
+
+
+def series_names(metric: Metric) -> list[str]:
+    """The full names under which a metric shows in Datadog: five for a histogram, one for anything else."""
+    if metric.type == "histogram":
+        return [f"{metric.full_name}.{suffix}" for suffix, _, _ in HISTOGRAM_SERIES]
+    return [metric.full_name]
+
+
+def metadata_rows() -> list[dict[str, str]]:
+    """The rows of `metadata.csv`, by column name, sorted by metric name."""
+    rows = []
+    for metric in METRICS:
+        if metric.type == "histogram":
+            for suffix, series_type, word in HISTOGRAM_SERIES:
+                unit = "" if suffix == "count" else metric.unit
+                description = f"{metric.description.rstrip('.')}: {word}."
+                rows.append(_metadata_row(metric, f".{suffix}", series_type, unit, description, f" {suffix}"))
+        else:
+            rows.append(_metadata_row(metric, "", metric.type, metric.unit, metric.description, ""))
+    return sorted(rows, key=lambda row: row["metric_name"])
+
+
+def _metadata_row(
+    metric: Metric, suffix: str, series_type: str, unit: str, description: str, short_suffix: str
+) -> dict[str, str]:
+    return dict(
+        zip(
+            METADATA_COLUMNS,
+            (
+                metric.full_name + suffix,
+                series_type,
+                "",
+                unit,
+                "",
+                description,
+                str(metric.orientation),
+                "prefect",
+                metric.short_name + short_suffix,
+                "",
+                metric.tags.replace(" ", ""),
+            ),
+            strict=True,
+        )
+    )

@@ -1,0 +1,52 @@
+"""Where a run belongs: the flow, deployment, work pool and work queue whose ids and names are its tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+Tags = tuple[str, ...]
+
+
+def tag_set(**values: str | int | bool | None) -> Tags:
+    """Tags of the values that there are, sorted, so that equal sets are equal tuples."""
+    return tuple(sorted(f"{key}:{_text(value)}" for key, value in values.items() if value is not None and value != ""))
+
+
+def _text(value: str | int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The tags of a flow run, in parts. What a run does not have, or nobody knows any more, is None."""
+
+    deployment_id: str | None = None
+    deployment_name: str | None = None
+    flow_id: str | None = None
+    flow_name: str | None = None
+    work_pool_id: str | None = None
+    work_pool_name: str | None = None
+    work_queue_id: str | None = None
+    work_queue_name: str | None = None
+
+    def tags(self, **more: str | int | bool | None) -> Tags:
+        return tag_set(**{field.name: getattr(self, field.name) for field in fields(self)}, **more)
+
+
+def resource_kind_and_id(resource_id: str | None) -> tuple[str, str] | None:
+    """`prefect.flow-run.<id>` taken apart into `flow-run` and `<id>`; None for what is not one of Prefect's own."""
+    namespace, _, rest = (resource_id or "").partition(".")
+    kind, _, identity = rest.partition(".")
+    return (kind, identity) if namespace == "prefect" and kind and identity else None
+
+
+def related_by_role(related: list[Mapping[str, str | None]]) -> dict[str, tuple[str, str | None]]:
+    """The id and name of the first related resource in each role."""
+    found: dict[str, tuple[str, str | None]] = {}
+    for resource in related:
+        kind_and_id = resource_kind_and_id(resource.get("prefect.resource.id"))
+        role = resource.get("prefect.resource.role")
+        if kind_and_id and role:
+            found.setdefault(role, (kind_and_id[1], resource.get("prefect.resource.name")))
+    return found

@@ -1,0 +1,79 @@
+"""The instance's options in the form that the check works with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from .config_models.instance import InstanceConfig
+from .filters import Filters, NameFilter
+
+LEAST_BUDGET_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    url: str
+    filters: Filters
+    tags: tuple[str, ...]
+    headers: Mapping[str, str]
+    collect_events: bool
+    late_after: timedelta
+    worker_stale_after: timedelta
+    interval: timedelta
+
+    @classmethod
+    def of(cls, config: InstanceConfig) -> Settings:
+        return cls(
+            url=config.prefect_url.rstrip("/"),
+            filters=Filters(
+                work_pools=_name_filter(config.work_pool_names),
+                work_queues=_name_filter(config.work_queue_names),
+                deployments=_name_filter(config.deployment_names),
+                events=_name_filter(config.event_names),
+            ),
+            tags=tuple(config.tags or ()),
+            headers=dict(config.custom_headers or {}),
+            collect_events=bool(config.collect_events),
+            late_after=timedelta(seconds=config.late_start_grace_seconds or 0),
+            worker_stale_after=timedelta(seconds=config.worker_stale_after_seconds or 0),
+            interval=timedelta(seconds=config.min_collection_interval or LEAST_BUDGET_SECONDS),
+        )
+
+    @property
+    def budget_seconds(self) -> float:
+        """What one check run may take: the collection interval, and not less than the Agent's default one."""
+        return max(LEAST_BUDGET_SECONDS, self.interval.total_seconds())
+
+    @property
+    def ui_url(self) -> str:
+        """Where Prefect's own server serves its user interface."""
+        return self.url.removesuffix("/api")
+
+    def digest(self) -> str:
+        """Names what is counted: the state of another server, selection or set of tags must not be continued.
+
+        Credentials are not in it, so that new ones keep the state; nor is what touches the submission of events alone.
+        """
+        filters = self.filters
+        counted = [
+            _normalised(self.url),
+            [names.patterns() for names in (filters.work_pools, filters.work_queues, filters.deployments)],
+            sorted(self.tags),
+        ]
+        return hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
+
+
+def _normalised(url: str) -> str:
+    """One spelling for the URLs that lead to the same place."""
+    parts = urlsplit(url)
+    port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+
+
+def _name_filter(names: object) -> NameFilter:
+    return NameFilter.of(getattr(names, "include", None), getattr(names, "exclude", None))

@@ -1,0 +1,211 @@
+"""What a change of state means for the counters: pure functions over events, runs and their histories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from .api.models import STATE_TYPES, TERMINAL, Event, EventPayload, FlowRun, State, TaskRunPayload
+from .scopes import related_by_role, resource_kind_and_id
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A change of a run's state.
+
+    `run_count` is how often the run had entered RUNNING, this change included; None where the sender does not tell.
+    """
+
+    event: Event
+    run_id: str
+    at: datetime
+    to_type: str
+    from_type: str | None
+    run_count: int | None
+
+    @property
+    def name(self) -> str | None:
+        """The state's name, such as Late or TimedOut."""
+        return self.event.resource.get("prefect.state-name")
+
+    @property
+    def ends(self) -> bool:
+        """Whether it is a finish: from a non-terminal state into a terminal one."""
+        return self.to_type in TERMINAL and self.from_type not in TERMINAL
+
+    @property
+    def runs(self) -> bool:
+        return self.to_type == "RUNNING"
+
+    @property
+    def matters(self) -> bool:
+        """Whether it can add to a metric."""
+        return self.ends or self.runs
+
+    @property
+    def payload(self) -> TaskRunPayload:
+        return (self.event.payload or EventPayload()).task_run or TaskRunPayload()
+
+    @property
+    def flow_run_id(self) -> str | None:
+        """The flow run of a task run's transition, if it has one."""
+        return related_by_role(self.event.related).get("flow-run", (None, None))[0]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one transition adds to the metrics of its run: `counts` by the ends of their names, `durations` likewise."""
+
+    counts: tuple[str, ...] = ()
+    durations: tuple[tuple[str, float], ...] = ()
+
+
+def transition_of(event: Event) -> Transition | None:
+    """The transition that an event tells of; None where it is no run's change of state."""
+    resource = resource_kind_and_id(event.resource.get("prefect.resource.id"))
+    to_type = event.resource.get("prefect.state-type")
+    if resource is None or to_type not in STATE_TYPES or resource[0] not in ("flow-run", "task-run"):
+        return None
+    payload = event.payload or EventPayload()
+    from_type = payload.initial_state.type if payload.initial_state else (payload.intended or {}).get("from")
+    return Transition(
+        event=event,
+        run_id=resource[1],
+        at=event.occurred,
+        to_type=to_type or "",
+        from_type=from_type,
+        run_count=_whole_number(event.resource.get("prefect.run-count")),
+    )
+
+
+def _whole_number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+# Flow runs
+
+
+def needs_history(transition: Transition, run: FlowRun | None) -> bool:
+    """Whether the run object does not tell what the transition means, so that the run's history must be read."""
+    if transition.runs:
+        return run is None or transition.run_count != 1 or run.start_time != transition.at
+    if transition.ends:
+        if transition.run_count == 0:
+            return False
+        return run is None or transition.run_count != 1 or run.end_time != transition.at or run.total_run_time is None
+    return False
+
+
+def flow_run_outcome(
+    transition: Transition, run: FlowRun | None, history: Sequence[State] | None, late_after: timedelta
+) -> Outcome:
+    """What a flow run's transition adds.
+
+    `history` is the run's states in the order of time, needed where `needs_history` says so. What neither it nor the
+    run tells is left out.
+    """
+    if transition.ends:
+        return Outcome((f"{transition.to_type.lower()}.count",), tuple(_execution(transition, run, history)))
+    if not transition.runs:
+        return Outcome()
+    if is_first_running(history, transition.at) if history else transition.run_count == 1:
+        return _start(transition.at, run.expected_start_time if run else None, late_after, "queue_wait_duration")
+    gap = retry_gap(history or (), transition.at)
+    return Outcome(durations=(("retry_gaps_duration", gap),) if gap is not None else ())
+
+
+def _execution(
+    transition: Transition, run: FlowRun | None, history: Sequence[State] | None
+) -> Iterator[tuple[str, float]]:
+    seconds: float | None = None
+    if history:
+        seconds = running_time(history, transition.at)
+    elif transition.run_count and run is not None:
+        seconds = run.total_run_time
+    if seconds is not None:
+        yield "execution_duration", seconds
+
+
+def _start(started: datetime, expected: datetime | None, late_after: timedelta, wait: str | None) -> Outcome:
+    if expected is None:
+        return Outcome(("throughput",))
+    late = ("late_start.count",) if started - expected > late_after else ()
+    waited = max(0.0, (started - expected).total_seconds())
+    return Outcome(("throughput", *late), ((wait, waited),) if wait else ())
+
+
+def history_of(events: Iterable[Event]) -> list[State]:
+    """A run's history as far as its events tell it."""
+    transitions = [transition for event in events if (transition := transition_of(event))]
+    states = [
+        {"id": change.event.id, "type": change.to_type, "name": change.name, "timestamp": change.at}
+        for change in transitions
+    ]
+    return sorted((State.model_validate(state) for state in states), key=lambda state: state.timestamp)
+
+
+def is_first_running(history: Iterable[State], at: datetime) -> bool:
+    return not any(state.type == "RUNNING" and state.timestamp < at for state in history)
+
+
+def running_time(history: Sequence[State], until: datetime) -> float | None:
+    """Seconds that a run was RUNNING between its last terminal state before `until` and then; None if it never ran."""
+    seconds = 0.0
+    has_run = False
+    before = [state for state in history if state.timestamp < until]
+    ends = [state.timestamp for state in before[1:]] + [until]
+    for state, end in zip(before, ends, strict=True):
+        if state.type == "RUNNING":
+            has_run = True
+            seconds += (end - state.timestamp).total_seconds()
+        elif state.type in TERMINAL:
+            seconds = 0.0
+    return seconds if has_run else None
+
+
+def retry_gap(history: Sequence[State], until: datetime) -> float | None:
+    """Seconds from entering AwaitingRetry to the RUNNING state at `until`; None where it was no retry."""
+    entered: datetime | None = None
+    for state in history:
+        if state.timestamp >= until:
+            break
+        if state.name == "AwaitingRetry":
+            entered = entered or state.timestamp
+        elif state.type == "RUNNING" or state.type in TERMINAL:
+            entered = None
+    return (until - entered).total_seconds() if entered is not None else None
+
+
+# Task runs
+
+
+def upstream_ids(transition: Transition) -> set[str]:
+    """The task runs whose results a task run takes; the one that it runs inside of is not upstream of it."""
+    return {
+        source.id
+        for parameter, sources in transition.payload.task_inputs.items()
+        if parameter != "__parents__"
+        for source in sources
+        if source.input_type == "task_run" and source.id
+    }
+
+
+def starts_task(transition: Transition) -> bool:
+    """Whether a task run enters RUNNING for the first time."""
+    return transition.runs and transition.run_count == 1 and transition.from_type != "RUNNING"
+
+
+def task_run_outcome(transition: Transition, late_after: timedelta, upstream_end: datetime | None) -> Outcome:
+    """What a task run's transition adds; `upstream_end` is when the latest of its upstream task runs ended."""
+    if transition.ends:
+        seconds = transition.payload.total_run_time if transition.run_count else None
+        durations = (("execution_duration", seconds),) if seconds is not None else ()
+        return Outcome((f"{transition.to_type.lower()}.count",), durations)
+    if not starts_task(transition):
+        return Outcome()
+    start = _start(transition.at, transition.payload.expected_start_time, late_after, None)
+    if upstream_end is None:
+        return start
+    waited = max(0.0, (transition.at - upstream_end).total_seconds())
+    return Outcome(start.counts, (("dependency_wait_duration", waited),))
