@@ -1,0 +1,120 @@
+"""The Agent check: what happens in a check run, from above."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from datadog_checks.base import AgentCheck
+
+from .api.client import Client
+from .api.errors import ApiError, OutOfTime, ServerUnusable, Unreachable, UnsupportedVersion
+from .api.prefect import PrefectApi
+from .clock import ServerClock
+from .collectors import COLLECTORS, Collector, Context, Events, Server
+from .config_models import ConfigMixin
+from .flow_run_board import FlowRunBoard
+from .inventory import Inventory
+from .metrics import NAMESPACE
+from .settings import Settings
+from .state_store import StateStore
+from .submitter import Sheet, Submitter, VanishedTagSets
+
+VANISHED = "vanished_tag_sets"
+# Shorter ones could stand by chance in any text that is to be cleaned of them.
+SHORTEST_SECRET = 6
+
+
+class PrefectCheck(AgentCheck, ConfigMixin):
+    """Collects the health, the objects and the runs of one Prefect server."""
+
+    __NAMESPACE__ = NAMESPACE
+
+    def __init__(self, name: str, init_config: dict[str, Any], instances: list[dict[str, Any]]) -> None:
+        super().__init__(name, init_config, instances)
+        for secret in _secrets_of(self.instance or {}):
+            self.register_secret(secret)
+        self.check_initializations.append(self._set_up)
+
+    def persistent_cache_id(self) -> str:
+        return Settings.of(self.config).digest()
+
+    def check(self, _: Any) -> None:
+        oddities = self._api.begin_run(self._settings.budget_seconds)
+        self._inventory.begin_run()
+        self._board.begin_run()
+        self._run(self._server)
+        self._require_prefect()
+        failures = [failure for collector in self._collectors if (failure := self._run(collector))]
+        self._store.save(VANISHED, self._submitter.vanished.document())
+        if oddities:
+            self.warning("missing from Prefect's answers, or not as they should be: %s", oddities)
+        if len(failures) == len(self._collectors):
+            raise failures[0]
+
+    def _set_up(self) -> None:
+        self._settings = settings = Settings.of(self.config)
+        self._api = PrefectApi(Client(self.http, settings.url, ServerClock(), settings.headers))
+        self._inventory = Inventory(self._api, settings.filters)
+        self._board = FlowRunBoard(self._api)
+        self._store = StateStore(self.read_persistent_cache, self.write_persistent_cache, self.warning)
+        self._submitter = Submitter(self, settings.tags, self._restore_vanished())
+        context = Context(self._api, settings, self._inventory, self._board, self._store, self.warning)
+        self._server = Server(context)
+        self._collectors = [
+            collector(context) for collector in COLLECTORS if collector is not Events or settings.collect_events
+        ]
+
+    def _restore_vanished(self) -> VanishedTagSets:
+        document = self._store.load(VANISHED)
+        try:
+            return VanishedTagSets.restored(document) if document else VanishedTagSets()
+        except ValueError:
+            self.warning("the stored list of tag sets cannot be read: those that vanished get no zeros")
+            return VanishedTagSets()
+
+    def _run(self, collector: Collector) -> ApiError | None:
+        """Collect, submit and remember; a failure leaves the collector where it stood, and its neighbours alone."""
+        sheet = Sheet()
+        try:
+            collector.collect(sheet)
+        except ApiError as error:
+            self.warning("Missing: %s. %s", collector.subject, error)
+            return error
+        self._submitter.submit(sheet, collector.owned, self._api.now())
+        collector.commit()
+        return None
+
+    def _require_prefect(self) -> None:
+        """End the check run where nothing in it could succeed."""
+        try:
+            version = self._api.version()
+        except ServerUnusable:
+            raise
+        except OutOfTime:
+            budget = self._settings.budget_seconds
+            raise Unreachable(self._settings.url, f"no answer within the {budget:g} s of a check run") from None
+        except ApiError as error:
+            self.warning("Missing: the server's version. %s", error)
+            return
+        if version.startswith(("0.", "1.", "2.")):
+            raise UnsupportedVersion(self._settings.url, version)
+        self._submit_version(version)
+
+    @AgentCheck.metadata_entrypoint
+    def _submit_version(self, version: str) -> None:
+        self.set_metadata("version", version)
+
+
+def _secrets_of(instance: Mapping[str, Any]) -> Iterator[str]:
+    """What must not show in any message: passwords, and what headers carry."""
+    password = instance.get("password")
+    secrets = [password, base64.b64encode(f"{instance.get('username')}:{password}".encode()).decode()]
+    for option in ("headers", "extra_headers", "custom_headers"):
+        headers = instance.get(option)
+        if isinstance(headers, Mapping):
+            secrets += headers.values()
+    for secret in secrets:
+        if isinstance(secret, str) and len(secret) >= SHORTEST_SECRET:
+            yield secret

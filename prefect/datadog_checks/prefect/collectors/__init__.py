@@ -1,0 +1,29 @@
+"""All collectors, in the order in which they run: the cheap and the exact first, what may take long last."""
+
+from __future__ import annotations
+
+from .base import Collector, Context
+from .deployments import Deployments
+from .events import Events
+from .flow_runs import FlowRunStates, FlowRunTransitions, ScheduledFlowRuns
+from .server import Server
+from .task_runs import TaskRunStates, TaskRunTransitions
+from .work_pools import Workers, WorkPools
+from .work_queues import Backlogs, Concurrency, WorkQueues
+
+COLLECTORS: tuple[type[Collector], ...] = (
+    WorkPools,
+    Workers,
+    WorkQueues,
+    FlowRunTransitions,
+    TaskRunTransitions,
+    Events,
+    FlowRunStates,
+    Backlogs,
+    Concurrency,
+    TaskRunStates,
+    Deployments,
+    ScheduledFlowRuns,
+)
+
+__all__ = ["COLLECTORS", "Collector", "Context", "Events", "Server"]

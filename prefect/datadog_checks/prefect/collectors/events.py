@@ -1,0 +1,89 @@
+"""Prefect's events, handed on as Datadog events."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from datadog_checks.prefect.api.models import Deployment, Event, WorkPool, WorkQueue
+from datadog_checks.prefect.datadog_events import datadog_event
+from datadog_checks.prefect.scopes import Scope, Tags, related_by_role, resource_kind_and_id
+from datadog_checks.prefect.submitter import Sheet
+from datadog_checks.prefect.transitions import transition_of
+
+from .base import FeedCollector
+from .task_runs import task_run_tags
+
+READINESS = frozenset(
+    f"prefect.{kind}.{status}"
+    for kind in ("work-pool", "work-queue", "deployment")
+    for status in ("ready", "not-ready")
+)
+
+
+class Events(FeedCollector):
+    """Changes of state and readiness, or what `event_names` selects. It runs only with `collect_events`."""
+
+    subject = "events"
+    owned = ()
+
+    def document(self) -> str:
+        # Another selection is another feed: what it newly takes must not be looked for in the past.
+        names = json.dumps(self.context.settings.filters.events.patterns())
+        return "events_" + hashlib.sha256(names.encode()).hexdigest()[:8]
+
+    def criteria(self) -> dict[str, Any]:
+        if self.context.settings.filters.events.include is not None:
+            return {}
+        prefixes = ["prefect.flow-run.", "prefect.task-run.", *sorted(READINESS)]
+        return {"event": {"prefix": prefixes, "exclude_prefix": ["prefect.flow-run.heartbeat"]}}
+
+    def take(self, sheet: Sheet, events: list[Event]) -> int:
+        wanted = [event for event in events if self._selects(event)]
+        run_ids = {run_id for event in wanted if (run_id := flow_run_id_of(event))}
+        scopes = self.context.inventory.scopes_by_run_id(run_ids)
+        for event in wanted:
+            tags = self._tags(event, scopes)
+            if tags is not None:
+                sheet.events.append(datadog_event(event, tags, self.context.settings.ui_url))
+        return len(events)
+
+    def _selects(self, event: Event) -> bool:
+        names = self.context.settings.filters.events
+        if names.include is None and event.event not in READINESS and transition_of(event) is None:
+            return False
+        return names.takes(event.event)
+
+    def _tags(self, event: Event, scopes: dict[str, Scope | None]) -> Tags | None:
+        """The tags that metrics of the event's resource have; None for what the instance does not want."""
+        inventory = self.context.inventory
+        kind, identity = resource_kind_and_id(event.resource.get("prefect.resource.id")) or ("", "")
+        name = event.resource.get("prefect.resource.name")
+        pool = related_by_role(event.related).get("work-pool", (None, None))
+        if kind == "work-pool":
+            pool_type = event.resource.get("prefect.work-pool.type")
+            return inventory.tags_of_pool(WorkPool(id=identity, name=name, type=pool_type))
+        if kind == "work-queue":
+            return inventory.tags_of_queue(
+                WorkQueue(id=identity, name=name, work_pool_id=pool[0], work_pool_name=pool[1])
+            )
+        if kind == "deployment":
+            return inventory.tags_of_deployment(Deployment(id=identity, name=name, work_pool_name=pool[1]))
+        run_id = flow_run_id_of(event)
+        scope = scopes[run_id] if run_id in scopes else inventory.scope_of_event(event.related)
+        if scope is None:
+            return None
+        transition = transition_of(event)
+        if kind == "task-run" and transition is not None:
+            return task_run_tags(scope, transition.payload.task_key)
+        return scope.tags()
+
+
+def flow_run_id_of(event: Event) -> str | None:
+    """The flow run that an event is about, or that its task run belongs to."""
+    kind, identity = resource_kind_and_id(event.resource.get("prefect.resource.id")) or ("", "")
+    if kind == "flow-run":
+        return identity
+    transition = transition_of(event)
+    return transition.flow_run_id if transition else None

@@ -1,0 +1,117 @@
+"""Flow runs: how many there are in which state, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from datadog_checks.prefect.api.errors import OutOfTime
+from datadog_checks.prefect.api.models import Event, FlowRun, State
+from datadog_checks.prefect.scopes import Scope, Tags
+from datadog_checks.prefect.submitter import Sheet
+from datadog_checks.prefect.transitions import Transition, flow_run_outcome, history_of, needs_history, transition_of
+
+from .base import Collector, Context, FeedCollector
+
+STATE_GAUGES = {"PENDING": "flow_runs.pending", "RUNNING": "flow_runs.running", "PAUSED": "flow_runs.paused"}
+
+
+class FlowRunStates(Collector):
+    """The runs that are pending, running or paused now."""
+
+    subject = "pending, running and paused flow runs"
+    owned = tuple(STATE_GAUGES.values())
+
+    def collect(self, sheet: Sheet) -> None:
+        add_state_counts(self.context, sheet, self.context.board.active(), STATE_GAUGES)
+
+
+class ScheduledFlowRuns(Collector):
+    """The runs that are scheduled, for now or for later."""
+
+    subject = "scheduled flow runs"
+    owned = ("flow_runs.scheduled",)
+
+    def collect(self, sheet: Sheet) -> None:
+        add_state_counts(self.context, sheet, self.context.board.planned(), {"SCHEDULED": "flow_runs.scheduled"})
+
+
+def add_state_counts(context: Context, sheet: Sheet, runs: Iterable[FlowRun], gauges: dict[str, str]) -> None:
+    """Put the number of runs on the sheet, by the gauge for their state's type and by their tags."""
+    counted = [run for run in runs if run.state_type in gauges]
+    scopes = context.inventory.run_scopes(counted)
+    totals: dict[tuple[str, Tags], int] = {}
+    for run in counted:
+        scope = scopes[run.id]
+        if scope is not None and run.state_type:
+            key = gauges[run.state_type], scope.tags()
+            totals[key] = totals.get(key, 0) + 1
+    for (gauge, tags), total in totals.items():
+        sheet.add(gauge, total, tags)
+
+
+class FlowRunTransitions(FeedCollector):
+    """Starts, retries and ends of flow runs, each counted once, as their state-change events tell of them."""
+
+    subject = "starts, retries and ends of flow runs"
+    owned = (
+        "flow_runs.completed.count",
+        "flow_runs.failed.count",
+        "flow_runs.crashed.count",
+        "flow_runs.cancelled.count",
+        "flow_runs.throughput",
+        "flow_runs.late_start.count",
+        "flow_runs.execution_duration",
+        "flow_runs.queue_wait_duration",
+        "flow_runs.retry_gaps_duration",
+    )
+
+    def document(self) -> str:
+        return "flow_runs"
+
+    def criteria(self) -> dict[str, Any]:
+        no_changes_of_state = ["prefect.flow-run.heartbeat", "prefect.flow-run.pull-step."]
+        return {"event": {"prefix": ["prefect.flow-run."], "exclude_prefix": no_changes_of_state}}
+
+    def take(self, sheet: Sheet, events: list[Event]) -> int:
+        transitions = [transition_of(event) for event in events]
+        run_ids = {transition.run_id for transition in transitions if transition and transition.matters}
+        runs = {run.id: run for run in self.context.api.flow_runs_by_id(run_ids)}
+        scopes = self.context.inventory.run_scopes(runs.values())
+        histories: dict[str, list[State]] = {}
+        for number, transition in enumerate(transitions):
+            if transition is None or not transition.matters:
+                continue
+            try:
+                self._count(sheet, transition, runs, scopes, histories)
+            except OutOfTime:
+                if number == 0:
+                    raise
+                return number
+        return len(events)
+
+    def _count(
+        self,
+        sheet: Sheet,
+        transition: Transition,
+        runs: dict[str, FlowRun],
+        scopes: dict[str, Scope | None],
+        histories: dict[str, list[State]],
+    ) -> None:
+        run = runs.get(transition.run_id)
+        scope = scopes[run.id] if run is not None else self.context.inventory.scope_of_event(transition.event.related)
+        if scope is None:
+            return
+        history = None
+        if needs_history(transition, run):
+            if transition.run_id not in histories:
+                histories[transition.run_id] = self._history(transition.run_id)
+            history = histories[transition.run_id]
+        outcome = flow_run_outcome(transition, run, history, self.context.settings.late_after)
+        sheet.add_outcome("flow_runs", outcome, scope.tags())
+
+    def _history(self, run_id: str) -> list[State]:
+        # What a deleted run went through is left in its events.
+        return self.context.api.flow_run_history(run_id) or history_of(
+            self.context.api.events_of([f"prefect.flow-run.{run_id}"])
+        )

@@ -1,0 +1,28 @@
+"""The server itself: whether it lives, whether it is ready, and which version it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from datadog_checks.prefect.api.errors import ApiError
+from datadog_checks.prefect.submitter import Sheet
+
+from .base import Collector
+
+
+class Server(Collector):
+    """Health and readiness, which have a value also when nothing answers."""
+
+    subject = "health and readiness"
+    owned = ("health", "ready")
+
+    def collect(self, sheet: Sheet) -> None:
+        sheet.add("health", self._is(self.context.api.is_healthy))
+        sheet.add("ready", self._is(self.context.api.is_ready))
+
+    @staticmethod
+    def _is(ask: Callable[[], bool]) -> bool:
+        try:
+            return ask()
+        except ApiError:
+            return False

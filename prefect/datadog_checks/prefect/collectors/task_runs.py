@@ -1,0 +1,110 @@
+"""Task runs: how many there are in which state, and what became of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Any
+
+from datadog_checks.prefect.api.models import Event
+from datadog_checks.prefect.scopes import Scope, Tags
+from datadog_checks.prefect.submitter import Sheet
+from datadog_checks.prefect.transitions import Transition, starts_task, task_run_outcome, transition_of, upstream_ids
+
+from .base import Collector, FeedCollector
+
+STATE_GAUGES = {"PENDING": "task_runs.pending", "RUNNING": "task_runs.running", "PAUSED": "task_runs.paused"}
+CODE_HASH = re.compile(r"-(?:[0-9a-f]{8}|unknown)$")
+
+
+def task_run_tags(scope: Scope, task_key: str | None) -> Tags:
+    """The tags of a task run: its flow run's, and what the task is called."""
+    return scope.tags(task_key=task_key, task_name=CODE_HASH.sub("", task_key) if task_key else None)
+
+
+class TaskRunStates(Collector):
+    """The task runs that are pending, running or paused now, without those that stand for subflows."""
+
+    subject = "pending, running and paused task runs"
+    owned = tuple(STATE_GAUGES.values())
+
+    def collect(self, sheet: Sheet) -> None:
+        criteria = {"state": {"type": {"any_": list(STATE_GAUGES)}}, "subflow_runs": {"exists_": False}}
+        task_runs = self.context.api.task_runs(criteria)
+        scopes = self.context.inventory.scopes_by_run_id({run.flow_run_id for run in task_runs if run.flow_run_id})
+        totals: Counter[tuple[str, Tags]] = Counter()
+        for run in task_runs:
+            scope = scopes.get(run.flow_run_id, Scope()) if run.flow_run_id else Scope()
+            if scope is not None and run.state_type in STATE_GAUGES:
+                totals[STATE_GAUGES[run.state_type], task_run_tags(scope, run.task_key)] += 1
+        for (gauge, tags), total in totals.items():
+            sheet.add(gauge, total, tags)
+
+
+class TaskRunTransitions(FeedCollector):
+    """Starts and ends of task runs, each counted once, as the events that their processes send tell of them."""
+
+    subject = "starts and ends of task runs"
+    owned = (
+        "task_runs.completed.count",
+        "task_runs.failed.count",
+        "task_runs.crashed.count",
+        "task_runs.cancelled.count",
+        "task_runs.throughput",
+        "task_runs.late_start.count",
+        "task_runs.execution_duration",
+        "task_runs.dependency_wait_duration",
+    )
+
+    def document(self) -> str:
+        return "task_runs"
+
+    def criteria(self) -> dict[str, Any]:
+        return {"event": {"prefix": ["prefect.task-run."]}}
+
+    def take(self, sheet: Sheet, events: list[Event]) -> int:
+        told = [transition for event in events if (transition := transition_of(event))]
+        transitions = [transition for transition in told if transition.ends or starts_task(transition)]
+        scopes = self.context.inventory.scopes_by_run_id(
+            {transition.flow_run_id for transition in transitions if transition.flow_run_id}
+        )
+        ends = self._upstream_ends(transitions)
+        for transition in transitions:
+            run_id = transition.flow_run_id
+            if run_id in scopes:
+                scope = scopes[run_id]
+            else:
+                scope = self.context.inventory.scope_of_event(transition.event.related)
+            if scope is not None:
+                outcome = task_run_outcome(
+                    transition, self.context.settings.late_after, latest_end(upstream_ids(transition), ends)
+                )
+                sheet.add_outcome("task_runs", outcome, task_run_tags(scope, transition.payload.task_key))
+        return len(events)
+
+    def _upstream_ends(self, transitions: Iterable[Transition]) -> dict[str, datetime]:
+        """When the upstream task runs of those that start ended, by their ids."""
+        upstream = {identity for change in transitions if starts_task(change) for identity in upstream_ids(change)}
+        ends = ends_of(transitions)
+        if missing := upstream - ends.keys():
+            runs = self.context.api.task_runs_by_id(missing)
+            ends.update((run.id, run.end_time) for run in runs if run.end_time)
+        if missing := upstream - ends.keys():
+            # The server records a task run's end apart from the event, and later where it is busy.
+            events = self.context.api.events_of([f"prefect.task-run.{identity}" for identity in missing])
+            ends.update(ends_of(transition for event in events if (transition := transition_of(event))))
+        return ends
+
+
+def ends_of(transitions: Iterable[Transition]) -> dict[str, datetime]:
+    """When task runs ended, by their ids."""
+    return {transition.run_id: transition.at for transition in transitions if transition.ends}
+
+
+def latest_end(upstream: Collection[str], ends: dict[str, datetime]) -> datetime | None:
+    """When the last of these task runs ended; None where there are none, or where it is not known of all."""
+    if not upstream or not ends.keys() >= set(upstream):
+        return None
+    return max(ends[identity] for identity in upstream)

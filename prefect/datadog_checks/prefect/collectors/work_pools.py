@@ -1,0 +1,62 @@
+"""Work pools and their workers."""
+
+from __future__ import annotations
+
+from datadog_checks.prefect.api.models import Worker, WorkPool
+from datadog_checks.prefect.inventory import pool_tags
+from datadog_checks.prefect.scopes import tag_set
+from datadog_checks.prefect.submitter import Sheet
+
+from .base import Collector
+
+STATUS_GAUGES = {
+    "READY": "work_pool.is_ready",
+    "NOT_READY": "work_pool.is_not_ready",
+    "PAUSED": "work_pool.is_paused",
+}
+
+
+class WorkPools(Collector):
+    """The status of each work pool, as the server keeps it."""
+
+    subject = "work pools"
+    owned = tuple(STATUS_GAUGES.values())
+
+    def collect(self, sheet: Sheet) -> None:
+        for pool in self.context.inventory.pools():
+            if pool.status:
+                sheet.add_one_of(STATUS_GAUGES.values(), STATUS_GAUGES[pool.status], pool_tags(pool))
+
+
+class Workers(Collector):
+    """The workers of each work pool, without those that have not been heard of for `worker_stale_after_seconds`."""
+
+    subject = "workers"
+    owned = (
+        "work_pool.workers.online",
+        "work_pool.workers.offline",
+        "work_pool.worker.is_online",
+        "work_pool.worker.heartbeat_age_seconds",
+    )
+
+    def collect(self, sheet: Sheet) -> None:
+        for pool in self.context.inventory.pools():
+            if pool.name is not None:
+                self._collect_pool(sheet, pool, pool.name)
+
+    def _collect_pool(self, sheet: Sheet, pool: WorkPool, pool_name: str) -> None:
+        alive_since = self.context.now() - self.context.settings.worker_stale_after
+        workers = self.context.api.workers(pool_name, alive_since)
+        tags = pool_tags(pool)
+        for status, gauge in (("ONLINE", "workers.online"), ("OFFLINE", "workers.offline")):
+            sheet.add(f"work_pool.{gauge}", sum(worker.status == status for worker in workers), tags)
+        for worker in workers:
+            self._collect_worker(sheet, pool, worker)
+
+    def _collect_worker(self, sheet: Sheet, pool: WorkPool, worker: Worker) -> None:
+        tags = tag_set(work_pool_id=pool.id, work_pool_name=pool.name, worker_id=worker.id, worker_name=worker.name)
+        if worker.status:
+            sheet.add("work_pool.worker.is_online", worker.status == "ONLINE", tags)
+        if worker.last_heartbeat_time:
+            age = (self.context.now() - worker.last_heartbeat_time).total_seconds()
+            sheet.add("work_pool.worker.heartbeat_age_seconds", max(0.0, age), tags)
