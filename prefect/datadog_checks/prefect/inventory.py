@@ -228,7 +228,7 @@ def queue_tags(queue: WorkQueue, with_status: bool = False) -> Tags:
         work_queue_priority=queue.priority,
         work_pool_id=queue.work_pool_id,
         work_pool_name=queue.work_pool_name,
-        work_queue_status=queue.status.lower() if with_status and queue.status else None,
+        work_queue_status=queue.status if with_status else None,
     )
 
 

@@ -93,7 +93,10 @@ def needs_history(transition: Transition, run: FlowRun | None) -> bool:
     if transition.ends:
         if transition.run_count == 0:
             return False
-        return run is None or transition.run_count != 1 or run.end_time != transition.at or run.total_run_time is None
+        # One that ends while it waits to run may have ended before, after having run.
+        ended_waiting = transition.from_type in ("SCHEDULED", "PENDING")
+        told = run is not None and run.end_time == transition.at and run.total_run_time is not None
+        return transition.run_count != 1 or ended_waiting or not told
     return False
 
 
@@ -102,8 +105,8 @@ def flow_run_outcome(
 ) -> Outcome:
     """What a flow run's transition adds.
 
-    `history` is the run's states in the order of time, needed where `needs_history` says so. What neither it nor the
-    run tells is left out.
+    `history` is the run's states in the order of time, needed where `needs_history` says so, and empty where they
+    cannot be had any more. What neither it nor the run tells is left out.
     """
     if transition.ends:
         return Outcome((f"{transition.to_type.lower()}.count",), tuple(_execution(transition, run, history)))
@@ -119,7 +122,7 @@ def _execution(
     transition: Transition, run: FlowRun | None, history: Sequence[State] | None
 ) -> Iterator[tuple[str, float]]:
     seconds: float | None = None
-    if history:
+    if history is not None:
         seconds = running_time(history, transition.at)
     elif transition.run_count and run is not None:
         seconds = run.total_run_time
@@ -154,11 +157,11 @@ def running_time(history: Sequence[State], until: datetime) -> float | None:
     seconds = 0.0
     has_run = False
     before = [state for state in history if state.timestamp < until]
-    ends = [state.timestamp for state in before[1:]] + [until]
-    for state, end in zip(before, ends, strict=True):
+    for number, state in enumerate(before, start=1):
         if state.type == "RUNNING":
+            left = before[number].timestamp if number < len(before) else until
             has_run = True
-            seconds += (end - state.timestamp).total_seconds()
+            seconds += (left - state.timestamp).total_seconds()
         elif state.type in TERMINAL:
             seconds = 0.0
     return seconds if has_run else None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import requests
+from urllib3.exceptions import ReadTimeoutError
 
 from datadog_checks.base.utils.http import RequestsWrapper
 from datadog_checks.prefect.clock import ServerClock
@@ -80,6 +83,9 @@ class Client:
         self.clock = clock
         self._http = http
         self._headers = dict(headers)
+        # One for the life of the check: each client has one token, and a new one voids it.
+        self._csrf_client = str(uuid.uuid4())
+        self._csrf_headers: dict[str, str] = {}
         self._sleep = sleep
         self._monotonic = monotonic
         self._budget = 0.0
@@ -116,6 +122,9 @@ class Client:
 
         def attempt() -> Parsed:
             answer = self._exchange(method, path, **options)
+            if _wants_csrf_token(answer):
+                self._fetch_csrf_token()
+                answer = self._exchange(method, path, **options)
             self._refuse_bad_status(request, answer)
             try:
                 return parse(answer.body)
@@ -139,7 +148,7 @@ class Client:
         raise last.error
 
     def _wait_for_hold(self, request: str) -> None:
-        if max(self._hold_until, self._monotonic() + LEAST_TIMEOUT_SECONDS) >= self._deadline:
+        if self._hold_until >= self._deadline:
             raise OutOfTime(request, self._budget)
         if (wait := self._hold_until - self._monotonic()) > 0:
             self._sleep(wait)
@@ -149,6 +158,8 @@ class Client:
         request = f"{method.upper()} {path}"
         sent = self._monotonic()
         left = self._deadline - sent
+        if left <= LEAST_TIMEOUT_SECONDS:
+            raise OutOfTime(request, self._budget)
         connect, read = self._http.options["timeout"]
         timeout = (min(connect, left), min(read, left))
         try:
@@ -158,7 +169,7 @@ class Client:
                 stream=True,
                 allow_redirects=False,
                 timeout=timeout,
-                extra_headers=self._headers,
+                extra_headers={**self._headers, **self._csrf_headers},
                 **options,
             )
             try:
@@ -166,19 +177,25 @@ class Client:
             finally:
                 response.close()
         except requests.exceptions.SSLError as error:
-            raise CertificateRefused(self.url, _plain_cause(error)) from None
-        except requests.exceptions.Timeout as error:
-            if self._monotonic() >= self._deadline:
-                raise OutOfTime(request, self._budget) from None
-            step = "no connection" if isinstance(error, requests.exceptions.ConnectTimeout) else "no answer"
-            raise Unreachable(self.url, f"{step} to {request} within {max(timeout):.3g} s") from None
+            raise CertificateRefused(self.url, _plain_words(_innermost(error))) from None
         except requests.exceptions.RequestException as error:
-            raise _Transient(Unreachable(self.url, _plain_cause(error))) from None
+            raise self._no_answer(request, max(timeout), error) from None
         self.clock.observe(answer.headers.get("Date"), sent, self._monotonic())
         if answer.status in WORTH_RETRYING:
             busy = Rejected(request, answer.status, _detail(answer.body))
-            raise _Transient(busy, _retry_after_seconds(answer.headers.get("Retry-After")))
+            raise _Transient(busy, _retry_after_seconds(answer.headers))
         return answer
+
+    def _no_answer(self, request: str, timeout_seconds: float, error: requests.RequestException) -> Exception:
+        """What to raise when a connection fails: a lost one is worth another try, one that keeps us waiting is not."""
+        cause = _innermost(error)
+        if isinstance(error, requests.exceptions.ConnectTimeout):
+            return Unreachable(self.url, f"no connection to {request} within {timeout_seconds:.3g} s")
+        if isinstance(error, requests.exceptions.Timeout) or isinstance(cause, (ReadTimeoutError, TimeoutError)):
+            if self._monotonic() >= self._deadline:
+                return OutOfTime(request, self._budget)
+            return Unreachable(self.url, f"no answer to {request} within {timeout_seconds:.3g} s")
+        return _Transient(Unreachable(self.url, _plain_words(cause)))
 
     def _read_body(self, request: str, response: requests.Response) -> bytes:
         chunks = []
@@ -187,6 +204,16 @@ class Client:
             if self._monotonic() >= self._deadline:
                 raise OutOfTime(request, self._budget)
         return b"".join(chunks)
+
+    def _fetch_csrf_token(self) -> None:
+        """Get the token that a server with CSRF protection wants with each POST, until it refuses that one too."""
+        answer = self._exchange("get", "/csrf-token", params={"client": self._csrf_client})
+        self._refuse_bad_status("GET /csrf-token", answer)
+        try:
+            token = str(json.loads(answer.body)["token"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._not_as_expected("GET /csrf-token", answer, ValueError(error)) from None
+        self._csrf_headers = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": self._csrf_client}
 
     def _refuse_bad_status(self, request: str, answer: Answer) -> None:
         if 200 <= answer.status < 300:
@@ -203,6 +230,10 @@ class Client:
         return UnexpectedAnswer(request, f"the answer is not what Prefect sends ({type(error).__name__})")
 
 
+def _wants_csrf_token(answer: Answer) -> bool:
+    return answer.status == 403 and "csrf token" in _detail(answer.body).lower()
+
+
 def _detail(body: bytes) -> str:
     """The server's own words for what it refused, in one short line."""
     try:
@@ -212,19 +243,28 @@ def _detail(body: bytes) -> str:
     return str(detail)[:200]
 
 
-def _retry_after_seconds(header: str | None) -> float:
-    """Seconds to wait, 0 where the header is absent or a date: servers that limit rates send seconds."""
+def _retry_after_seconds(headers: Mapping[str, str]) -> float:
+    """Seconds that the server asks to wait, given as a number or as a date; 0 where it does not."""
+    header = headers.get("Retry-After") or ""
     try:
-        return max(0.0, float(header or 0))
+        seconds = float(header)
     except ValueError:
-        return 0.0
+        try:
+            seconds = (parsedate_to_datetime(header) - parsedate_to_datetime(headers.get("Date") or "")).total_seconds()
+        except (TypeError, ValueError):
+            return 0.0
+    return seconds if seconds > 0 else 0.0
 
 
-def _plain_cause(error: BaseException) -> str:
-    """The innermost cause in plain words; the library's own text may hold a proxy's password."""
+def _innermost(error: BaseException) -> BaseException:
+    """The error that others wrap; the libraries' own texts may hold a proxy's password."""
     cause = error
     for _ in range(DEEPEST_CAUSE):
         cause = _inner_cause(cause) or cause
+    return cause
+
+
+def _plain_words(cause: BaseException) -> str:
     if message := getattr(cause, "verify_message", ""):
         return f"the certificate is not accepted ({message})"
     if isinstance(cause, OSError) and cause.strerror:

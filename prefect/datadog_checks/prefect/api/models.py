@@ -210,7 +210,7 @@ def read_objects(model: type[Model], body: bytes, oddities: Oddities) -> tuple[l
         objects: list[Model] = _list_of(model).validate_json(body)
         size = len(objects)
     except ValidationError:
-        raw = json.loads(body)
+        raw = _load(body)
         if not isinstance(raw, list):
             raise ValueError("not a list") from None
         objects, size = salvage(model, raw, oddities), len(raw)
@@ -231,7 +231,7 @@ def read_event_page(body: bytes, oddities: Oddities) -> EventPage:
     try:
         return EventPage.model_validate_json(body)
     except ValidationError:
-        raw = json.loads(body)
+        raw = _load(body)
     if not isinstance(raw, dict) or not isinstance(raw.get("events"), list) or not isinstance(raw.get("total"), int):
         raise ValueError("not a page of events")
     next_page = raw.get("next_page")
@@ -240,6 +240,13 @@ def read_event_page(body: bytes, oddities: Oddities) -> EventPage:
         total=raw["total"],
         next_page=next_page if isinstance(next_page, str) else None,
     )
+
+
+def _load(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def salvage(model: type[Model], raw: list[Any], oddities: Oddities) -> list[Model]:
@@ -256,7 +263,7 @@ def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | N
         except ValidationError as error:
             problems = [_culprit(problem["type"], problem["loc"]) for problem in error.errors(include_url=False)]
         # From the back, so that taking one item out of a list does not move those still to be taken out.
-        for location in sorted(set(problems), key=str, reverse=True):
+        for location in sorted(set(problems), key=_position, reverse=True):
             oddities.note(model, ".".join(part for part in location if isinstance(part, str)) or "identity")
             if not location or not _take_out(item, location):
                 return None
@@ -267,6 +274,11 @@ def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | N
 def _culprit(kind: str, location: Location) -> Location:
     """What to take out: the value that does not parse, or the object that lacks what it cannot be without."""
     return location[:-1] if kind == "missing" else location
+
+
+def _position(location: Location) -> list[tuple[bool, int | str]]:
+    """A key that sorts positions in lists as numbers, next to names of fields."""
+    return [(isinstance(part, str), part) for part in location]
 
 
 def _take_out(container: Any, location: Location) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .client import Client
 from .errors import Rejected, RequestFailed
@@ -15,6 +16,19 @@ DEFAULT_PAGE_SIZE = 200
 RESTARTS = 3
 
 Object = TypeVar("Object", Deployment, Flow, FlowRun, TaskRun, Worker, WorkPool, WorkQueue)
+
+
+@dataclass(frozen=True)
+class Page(Generic[Object]):
+    """What parsed of a page that held `size` objects of the `asked` ones."""
+
+    objects: list[Object]
+    size: int
+    asked: int
+
+    @property
+    def is_last(self) -> bool:
+        return self.size < self.asked
 
 
 class Pager:
@@ -28,15 +42,15 @@ class Pager:
         self._page_size = DEFAULT_PAGE_SIZE
         self.oddities = oddities
 
-    def page(self, model: type[Object], path: str, body: Mapping[str, Any]) -> tuple[list[Object], bool]:
-        """One page, and whether it is the last: it is when it is not full. Raises `ApiError`."""
+    def page(self, model: type[Object], path: str, body: Mapping[str, Any]) -> Page[Object]:
+        """One page. Raises `ApiError`."""
         while True:
             try:
                 objects, size = self._client.post(path, self._reader(model), {**body, "limit": self._page_size})
             except Rejected as refusal:
                 self._page_size = _allowed_page_size(refusal, self._page_size)
             else:
-                return objects, size < self._page_size
+                return Page(objects, size, self._page_size)
 
     def by_offset(self, model: type[Object], path: str, body: Mapping[str, Any]) -> list[Object]:
         """All objects of an endpoint that can only be paged by offset.
@@ -55,16 +69,16 @@ class Pager:
         offset = 0
         anchor: str | None = None
         while True:
-            objects, last = self.page(model, path, {**body, "offset": offset})
-            if anchor is not None and anchor not in {item.id for item in objects}:
+            page = self.page(model, path, {**body, "offset": offset})
+            if anchor is not None and anchor not in {item.id for item in page.objects}:
                 return None
-            found.update((item.id, item) for item in objects)
-            if last:
+            found.update((item.id, item) for item in page.objects)
+            if page.is_last:
                 return list(found.values())
-            if not objects or objects[-1].id == anchor:
-                raise RequestFailed(f"POST {path}", "a page of objects without identity")
-            anchor = objects[-1].id
-            offset += self._page_size - 1
+            # A page of one, or one with an object that did not parse, has no last object to begin the next page with.
+            overlap = int(page.size > 1 and page.size == len(page.objects))
+            anchor = page.objects[-1].id if overlap else None
+            offset += page.size - overlap
 
     def by_time(
         self,
@@ -92,9 +106,10 @@ class Pager:
                     filters["id"] = {**filters.get("id", {}), "not_any_": sorted(ties)}
                 else:
                     offset = len(ties)
-            objects, last = self.page(model, path, {**body, kind: filters, "offset": offset})
+            page = self.page(model, path, {**body, kind: filters, "offset": offset})
+            objects = page.objects
             yield [item for item in objects if item.id not in ties]
-            if last:
+            if page.is_last:
                 return
             times = [moment for item in objects if (moment := time_of(item)) is not None]
             if not times:
@@ -110,10 +125,10 @@ class Pager:
         pending = sorted(set(ids))
         while pending:
             asked = pending[: self._page_size]
-            objects, last = self.page(model, path, {kind: {"id": {"any_": asked}}})
-            found += objects
+            page = self.page(model, path, {kind: {"id": {"any_": asked}}})
+            found += page.objects
             # A full page may be a cut one, when the server allowed less than was asked for.
-            settled = set(asked) if last else {item.id for item in objects}
+            settled = set(asked) if page.is_last else {item.id for item in page.objects}
             if not settled & set(asked):
                 break
             pending = [item for item in pending if item not in settled]
