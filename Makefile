@@ -1,0 +1,88 @@
+# The Python that makes the virtual environments of the check and of the Prefect server.
+PYTHON ?= python3
+# Not empty: what cannot be run because a Python is missing is an error. .ci/run sets it.
+REQUIRE_ALL ?=
+
+PYTHONS := 3.11 3.12 3.13
+CALLER := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+OTHER_PYTHONS := $(filter-out $(CALLER),$(PYTHONS))
+UNIT := prefect/tests/unit
+INTEGRATION := prefect/tests/integration
+BIN := .venvs/check/bin
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help check test test-unit test-integration test-other-pythons test-oldest-base lint format types validate sync \
+	build clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+check: .venvs/check/.stamp $(if $(PREFECT_URL)$(CONF),,.venvs/server/.stamp) ## Start a Prefect server, run flows on it, and show what the check submits (PREFECT_URL=, CONF=, JSON=1)
+	@case "$$CONF" in ""|/*) ;; *) CONF="$$PWD/$$CONF"; export CONF ;; esac; \
+	cd prefect && exec ../$(BIN)/python -m tests.lab.demo
+
+test: .venvs/check/.stamp .venvs/server/.stamp ## Run all tests; the unit tests also on the other Pythons and the oldest base
+	$(BIN)/pytest
+	@$(MAKE) test-other-pythons test-oldest-base
+
+test-unit: .venvs/check/.stamp ## Run the unit tests
+	$(BIN)/pytest $(UNIT)
+
+test-integration: .venvs/check/.stamp .venvs/server/.stamp ## Run the tests against a real Prefect server
+	$(BIN)/pytest $(INTEGRATION)
+
+test-other-pythons: $(addprefix test-python,$(OTHER_PYTHONS)) ## Run the unit tests on the other Pythons that are here
+
+test-python%:
+	@if .ci/find-python $* >/dev/null; then \
+		$(MAKE) .venvs/python$*/.stamp && echo "Unit tests on Python $*" && .venvs/python$*/bin/pytest $(UNIT); \
+	else \
+		echo "There is no Python $* here, so the unit tests were not run on it." >&2; test -z "$(REQUIRE_ALL)"; \
+	fi
+
+test-oldest-base: .venvs/oldest/.stamp ## Run the unit tests on the oldest datadog-checks-base that the check works with
+	@echo "Unit tests on $$(grep ^datadog-checks-base requirements/oldest.txt)"
+	@.venvs/oldest/bin/pytest $(UNIT)
+
+lint: .venvs/check/.stamp ## Check style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: .venvs/check/.stamp ## Repair style and format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: .venvs/check/.stamp ## Check type hints
+	$(BIN)/mypy
+
+validate: ## Run ddev's validators (wants Python 3.13)
+	@if .ci/find-python 3.13 >/dev/null; then \
+		$(MAKE) .venvs/ddev/.stamp && .ci/validate; \
+	else \
+		echo "ddev wants Python 3.13, which is not here, so nothing was validated." >&2; test -z "$(REQUIRE_ALL)"; \
+	fi
+
+sync: .venvs/check/.stamp .venvs/ddev/.stamp ## Write again what is generated: config models, example configuration, metadata.csv
+	.ci/validate --sync
+	$(BIN)/python .ci/write_metadata.py
+
+build: .venvs/check/.stamp ## Build the wheel into dist/
+	$(BIN)/pip -q wheel --no-deps --no-build-isolation --wheel-dir dist ./prefect
+	@ls dist
+
+clean: ## Remove what make made
+	rm -rf .venvs dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venvs/python%/.stamp: requirements/check.txt prefect/pyproject.toml .ci/make-venv
+	@.ci/make-venv python$* "$$(.ci/find-python $*)"
+
+.venvs/ddev/.stamp: requirements/ddev.txt .ci/make-venv
+	@.ci/make-venv ddev "$$(.ci/find-python 3.13)"
+
+.venvs/server/.stamp: requirements/server.txt .ci/make-venv
+	@.ci/make-venv server $(PYTHON)
+
+.venvs/%/.stamp: requirements/%.txt prefect/pyproject.toml .ci/make-venv
+	@.ci/make-venv $* $(PYTHON)
