@@ -67,8 +67,8 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         ]
 
     def _restore_vanished(self) -> VanishedTagSets:
-        document = self._store.load(VANISHED)
         try:
+            document = self._store.load(VANISHED)
             return VanishedTagSets.restored(document) if document else VanishedTagSets()
         except ValueError:
             self.warning("the stored list of tag sets cannot be read: those that vanished get no zeros")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -55,6 +56,10 @@ class SeenEvents:
         """How many there are in the buckets from `first` to before `end`."""
         return sum(len(ids) for number, ids in self._buckets.items() if first <= number < end)
 
+    def oldest_bucket(self) -> int:
+        """The first bucket with an event in it; a bucket of the far future when there is none."""
+        return min(self._buckets, default=sys.maxsize)
+
     def forget_before(self, bucket: int) -> None:
         for number in [number for number in self._buckets if number < bucket]:
             del self._buckets[number]
@@ -94,8 +99,8 @@ class EventFeed:
         self._window_start: datetime | None = None
         if saved is not None:
             try:
-                self._start = datetime.fromisoformat(saved["start"])
-                self._through = datetime.fromisoformat(saved["through"])
+                self._start = _moment(saved["start"])
+                self._through = _moment(saved["through"])
                 self._seen = SeenEvents.unpack(saved["seen"])
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"damaged: {error}") from None
@@ -126,12 +131,15 @@ class EventFeed:
     def commit(self, events: Iterable[Event]) -> None:
         """Never give these events of the last reading out again."""
         assert self._window_start is not None, "commit() before the first read()"
+        assert self._start is not None, "commit() before the first read()"
         for event in events:
             self._seen.add(event)
         self._through = self._read_at
-        self._seen.forget_before(bucket_of(self._window_start))
+        # What is forgotten must not be looked at again, even if the server's clock is set back.
+        self._start = max(self._start, self._window_start)
+        self._seen.forget_before(bucket_of(self._start))
         first_kept = self._seen.forget_down_to(MOST_REMEMBERED)
-        if first_kept is not None and self._start is not None:
+        if first_kept is not None:
             self._start = max(self._start, start_of(first_kept))
 
     def document(self) -> Document:
@@ -168,17 +176,23 @@ class _Search:
             # Events that were read are gone, as after a restored backup: totals can only be compared afresh.
             self._forget_vanished(page)
             return 0
-        oldest = self._read_while_new(page, lambda: self._known(first, end))
+        oldest = self._read_while_new(page, first, end)
         if oldest is not None:
-            self._look_into(first, min(end, bucket_of(oldest) + 1))
+            end_of_rest = min(end, bucket_of(oldest) + 1)
+            # Where the last reading stopped for lack of time, what is new begins at the oldest known event.
+            edge = min(self.seen.oldest_bucket(), end_of_rest)
+            after_edge = min(edge + 1, end_of_rest)
+            self._look_into(first, edge)
+            self._look_into(edge, after_edge)
+            self._look_into(after_edge, end_of_rest)
         return max(0, page.total - self._known(first, end)) if self._must_stop() else 0
 
-    def _read_while_new(self, page: EventPage, known: Callable[[], int]) -> datetime | None:
+    def _read_while_new(self, page: EventPage, first: int, end: int) -> datetime | None:
         """Follow pages until all is known, or until one brings nothing new: then returns how far back it went."""
         total = page.total
         while True:
             is_new = [self._take(event) for event in page.events]
-            if known() >= total or self._must_stop():
+            if self._known(first, end) >= total or self._must_stop():
                 return None
             if page.events and not any(is_new):
                 return min(event.occurred for event in page.events)
@@ -189,26 +203,31 @@ class _Search:
 
     def _look_into(self, first: int, end: int) -> None:
         """Find what arrived late in the buckets from `first` to before `end`, halving the span by totals."""
-        if self._must_stop():
+        if first >= end or self._must_stop():
             return
         since, until = max(self._since, start_of(first)), min(self._until, start_of(end) - INSTANT)
-        if self._first_page(since, until, 0).total <= self._known(first, end):
+        known = self._known(first, end)
+        if self._first_page(since, until, 0).total <= known:
             return
-        if end - first > 1:
+        if known == 0:
+            self._read_while_new(self._first_page(since, until, EVENTS_PAGE_SIZE), first, end)
+        elif end - first > 1:
             middle = (first + end) // 2
             self._look_into(middle, end)
             self._look_into(first, middle)
-            return
-        for event in self._all(since, until):
-            self._take(event)
-            if self._must_stop():
-                return
+        else:
+            for event in self._all(since, until):
+                self._take(event)
+                if self._must_stop():
+                    return
 
     def _forget_vanished(self, page: EventPage) -> None:
         present = SeenEvents()
         for event in self._pages_from(page):
             if not self._take(event):
                 present.add(event)
+            if self._must_stop():
+                return
         self.seen = present
 
     def _all(self, since: datetime, until: datetime) -> Iterator[Event]:
@@ -243,6 +262,13 @@ def bucket_of(moment: datetime) -> int:
 
 def start_of(bucket: int) -> datetime:
     return datetime.fromtimestamp(bucket * BUCKET.total_seconds(), UTC)
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return moment
 
 
 def digest_of(event: Event) -> int:

@@ -26,23 +26,18 @@ class StateStore:
         self._warn = warn
 
     def load(self, name: str) -> Document | None:
-        """The document, or None where there is none; one that cannot be read is as none, with a warning."""
+        """The document, or None where there is none; raises `ValueError` for one that cannot be read."""
         text = self._read(name)
         if not text:
             return None
-        try:
-            stored = json.loads(text)
-            if stored["format"] != FORMAT:
-                raise ValueError(f"format {stored['format']}")
-            data = stored["data"]
-            if not isinstance(data, dict):
-                raise ValueError("no document")
-        except (ValueError, KeyError, TypeError):
-            self.report_unreadable(name)
-            return None
+        stored = json.loads(text)
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT or not isinstance(stored.get("data"), dict):
+            raise ValueError("not a document of this format")
+        data: Document = stored["data"]
         return data
 
     def report_unreadable(self, name: str) -> None:
+        """Say that counting starts anew."""
         self._warn(f"the stored state of {name} cannot be read: counting starts one collection interval ago")
 
     def save(self, name: str, data: Document) -> None:
