@@ -1,0 +1,50 @@
+"""Fixtures of all tests: a real Prefect server, its API, and the Agent that checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .lab.agent import Agent, forget_everything
+from .lab.prefect_api import PrefectApi
+from .lab.server import FAST_EVENTS, PrefectServer
+
+AgentFactory = Callable[..., Agent]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PrefectServer]:
+    """One server for all tests of the session; tests use names of their own and filters, to leave each other alone."""
+    with PrefectServer(env=FAST_EVENTS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def api(server: PrefectServer) -> PrefectApi:
+    return PrefectApi(server.api_url)
+
+
+@pytest.fixture
+def clean_agent() -> Iterator[None]:
+    """Empty stubs and an empty persistent cache, before and after the test."""
+    forget_everything()
+    yield
+    forget_everything()
+
+
+@pytest.fixture
+def agent(clean_agent: None, request: pytest.FixtureRequest) -> AgentFactory:
+    """Makes Agents: `agent(collect_events=True)` is one for the shared server with that option in its instance.
+
+    With a `prefect_url` of one's own, no server is started.
+    """
+
+    def make(init_config: dict[str, Any] | None = None, **instance: Any) -> Agent:
+        if "prefect_url" not in instance:
+            instance["prefect_url"] = request.getfixturevalue("server").api_url
+        # the loopback interface is not behind a proxy, whatever the environment says
+        return Agent({"skip_proxy": True, **instance}, init_config)
+
+    return make

@@ -1,0 +1,169 @@
+"""A real Prefect server on the loopback interface, with an empty home of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import requests
+
+from .errors import LabError
+from .processes import LabProcess, kill_processes_of
+from .waiting import wait_until
+
+HOST = "127.0.0.1"
+START_SECONDS = 90.0
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+# What a caller's shell says about Python, Prefect or Datadog is not for the server: it must come up the same anywhere.
+_FOREIGN_PREFIXES = ("PREFECT_", "PYTHON", "DD_", "VIRTUAL_ENV")
+
+# Events and task runs become visible after a second instead of five.
+FAST_EVENTS = {
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
+
+
+class PrefectServer:
+    """A server process on a free port (or on `port`), and a temporary `folder` that holds its home and its log.
+
+    `env` adds settings, e.g. `{"PREFECT_SERVER_API_DEFAULT_LIMIT": "50"}`. As a context manager it is started on
+    entry, stopped and removed on exit. `stop` and `start` in between keep home and port: the server was down.
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None, port: int | None = None) -> None:
+        self._programs = programs_folder()
+        self._extra = dict(env or {})
+        self.folder = Path(tempfile.mkdtemp(prefix="prefect-lab-"))
+        self.home = self.folder / "home"
+        self.home.mkdir()
+        (self.folder / "tmp").mkdir()
+        self.port = port or free_port()
+        self.log_path = self.folder / "server.log"
+        command = self.command("prefect", "server", "start", "--host", HOST, "--port", str(self.port))
+        self._process = LabProcess(command, self.environment(), self.home, self.log_path)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def api_url(self) -> str:
+        return self.url + self._extra.get("PREFECT_SERVER_API_BASE_PATH", "/api")
+
+    @property
+    def auth(self) -> tuple[str, str] | None:
+        """User and password that the API asks for, None when it asks for none."""
+        user, separator, password = self._extra.get("PREFECT_SERVER_API_AUTH_STRING", "").partition(":")
+        return (user, password) if separator else None
+
+    def __enter__(self) -> PrefectServer:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the server and return when its API answers. Raises `LabError` when it does not come up."""
+        if not port_is_free(self.port):
+            raise LabError(f"Port {self.port} on {HOST} is taken by another program.")
+        try:
+            self._process.start()
+        except OSError as error:
+            raise LabError(f"The Prefect server cannot be run from {self._programs}: {error.strerror}.") from error
+        wait_until(self._is_up, START_SECONDS, f"An answer of the Prefect server at {self.api_url}/health")
+
+    def stop(self) -> None:
+        """Stop the server and leave its home and port for another `start`; workers and flow runs go on without it."""
+        self._process.stop()
+
+    def close(self) -> None:
+        """Stop the server, kill all that works with it (workers, flow runs), and remove its folder."""
+        try:
+            self.stop()
+        finally:
+            kill_processes_of(f"PREFECT_HOME={self.home}")
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """The command line of a program of the server's virtual environment."""
+        return [str(self._programs / program), *arguments]
+
+    def process(self, name: str, command: Sequence[str]) -> LabProcess:
+        """A process, not started yet, that works with this server; `name` is its log's. `close` ends it too."""
+        return LabProcess(command, self.environment(), self.home, self.folder / f"{name}.log")
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables for the server and for all that talks to it."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_PREFIXES)}
+        environment |= {
+            "HOME": str(self.home),
+            "TMPDIR": str(self.folder / "tmp"),  # workers leave things behind
+            "PATH": os.pathsep.join([str(self._programs), os.environ.get("PATH", os.defpath)]),
+            "NO_PROXY": HOST,
+            "no_proxy": HOST,
+            "DO_NOT_TRACK": "1",
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_CLI_COLORS": "false",
+            "PREFECT_CLI_PROMPT": "false",
+            "PREFECT_LOGGING_COLORS": "false",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        }
+        if self.auth:
+            environment["PREFECT_API_AUTH_STRING"] = ":".join(self.auth)
+        return environment | self._extra
+
+    def _is_up(self) -> bool:
+        if not self._process.is_running:
+            raise LabError(
+                f"The Prefect server ended with exit code {self._process.exit_code} before it answered; "
+                f"the end of its log: {self._process.last_log_lines()}"
+            )
+        try:
+            with requests.Session() as session:
+                session.trust_env = False  # no proxy on the way to the loopback interface
+                return session.get(f"{self.api_url}/health", timeout=2).json() is True
+        except (requests.RequestException, ValueError):
+            return False
+
+
+def programs_folder() -> Path:
+    """The folder of the server's programs, of PREFECT_LAB_VENV or of the one that the Makefile makes."""
+    venv = Path(os.environ.get("PREFECT_LAB_VENV") or REPOSITORY / ".venvs" / "server")
+    folder = venv / ("Scripts" if os.name == "nt" else "bin")
+    if not folder.is_dir():
+        raise LabError(f"There is no virtual environment with Prefect in {venv}; `make check` makes one.")
+    return folder
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on `port` of the loopback interface."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
