@@ -64,12 +64,13 @@ def _text(event: Event, transition: Transition | None, kind: str, name: str, ui_
     if transition is not None:
         payload = event.payload or EventPayload()
         before = (payload.initial_state.name if payload.initial_state else None) or transition.from_type
-        change = f"from {before} to {transition.name}" if before else f"to {transition.name}"
+        after = transition.name or transition.to_type
+        change = f"from {before} to {after}" if before else f"to {after}"
         count = f" (run count {transition.run_count})" if transition.run_count is not None else ""
         lines = [f"{kind} {name} went {change}{count}."]
     message = event.resource.get("prefect.state-message")
     if message:
-        lines.append(message[:MOST_MESSAGE_CHARACTERS].replace("%%%", "% % %"))
+        lines.append(message.replace("%%%", "% % %")[:MOST_MESSAGE_CHARACTERS])
     links = _links(event, ui_url)
     if links:
         lines.append(" | ".join(links))

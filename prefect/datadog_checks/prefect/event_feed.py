@@ -7,21 +7,17 @@ nothing is new, and a span whose total is larger holds what arrived late.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import sys
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from .api.models import Event, EventPage
 from .api.prefect import EVENTS_PAGE_SIZE, PrefectApi
+from .marks import Marks, bucket_of, start_of
 from .state_store import Document, StateStore
 
 LOOKBACK = timedelta(hours=1)
-BUCKET = timedelta(minutes=1)
 # Bounds the stored state to about a megabyte; beyond it the oldest minutes are no longer looked back into.
 MOST_REMEMBERED = 100_000
 MOST_READ_AT_ONCE = 10_000
@@ -37,51 +33,6 @@ class Reading:
     lost: tuple[datetime, datetime] | None = None
 
 
-class SeenEvents:
-    """The events that were read, by the minute in which they occurred, as 64-bit digests of their ids."""
-
-    def __init__(self, buckets: Mapping[int, set[int]] | None = None) -> None:
-        self._buckets: dict[int, set[int]] = {number: set(ids) for number, ids in (buckets or {}).items()}
-
-    def __contains__(self, event: Event) -> bool:
-        return digest_of(event) in self._buckets.get(bucket_of(event.occurred), ())
-
-    def __len__(self) -> int:
-        return sum(len(ids) for ids in self._buckets.values())
-
-    def add(self, event: Event) -> None:
-        self._buckets.setdefault(bucket_of(event.occurred), set()).add(digest_of(event))
-
-    def count(self, first: int, end: int) -> int:
-        """How many there are in the buckets from `first` to before `end`."""
-        return sum(len(ids) for number, ids in self._buckets.items() if first <= number < end)
-
-    def oldest_bucket(self) -> int:
-        """The first bucket with an event in it; a bucket of the far future when there is none."""
-        return min(self._buckets, default=sys.maxsize)
-
-    def forget_before(self, bucket: int) -> None:
-        for number in [number for number in self._buckets if number < bucket]:
-            del self._buckets[number]
-
-    def forget_down_to(self, most: int) -> int | None:
-        """Forget the oldest buckets until at most `most` ids are left; returns the first bucket kept, if any went."""
-        first_kept = None
-        while len(self) > most and len(self._buckets) > 1:
-            oldest = min(self._buckets)
-            del self._buckets[oldest]
-            first_kept = oldest + 1
-        return first_kept
-
-    def pack(self) -> dict[str, str]:
-        return {str(number): _pack(ids) for number, ids in sorted(self._buckets.items())}
-
-    @classmethod
-    def unpack(cls, packed: Mapping[str, str]) -> SeenEvents:
-        """The inverse of `pack`; raises `ValueError` for what it did not write."""
-        return cls({int(number): _unpack(text) for number, text in packed.items()})
-
-
 class EventFeed:
     """The events that match `criteria`, from `start` on, each given out until it is committed.
 
@@ -94,14 +45,14 @@ class EventFeed:
         self._criteria = criteria
         self._start: datetime | None = None
         self._through: datetime | None = None
-        self._seen = SeenEvents()
+        self._seen = Marks()
         self._read_at: datetime | None = None
         self._window_start: datetime | None = None
         if saved is not None:
             try:
-                self._start = _moment(saved["start"])
-                self._through = _moment(saved["through"])
-                self._seen = SeenEvents.unpack(saved["seen"])
+                self._start = aware_moment(saved["start"])
+                self._through = aware_moment(saved["through"])
+                self._seen = Marks.unpack(saved["seen"])
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"damaged: {error}") from None
 
@@ -113,6 +64,11 @@ class EventFeed:
         except ValueError:
             store.report_unreadable(name)
             return cls(api, criteria, None)
+
+    @property
+    def was_restored(self) -> bool:
+        """Whether it has a memory of an earlier life; asked before the first reading."""
+        return self._start is not None
 
     def read(self, first_interval: timedelta) -> Reading:
         """What is new; `first_interval` is how far back a feed without a past begins. Raises `ApiError`."""
@@ -133,7 +89,7 @@ class EventFeed:
         assert self._window_start is not None, "commit() before the first read()"
         assert self._start is not None, "commit() before the first read()"
         for event in events:
-            self._seen.add(event)
+            self._seen.add(event.id, event.occurred)
         self._through = self._read_at
         # What is forgotten must not be looked at again, even if the server's clock is set back.
         self._start = max(self._start, self._window_start)
@@ -141,6 +97,12 @@ class EventFeed:
         first_kept = self._seen.forget_down_to(MOST_REMEMBERED)
         if first_kept is not None:
             self._start = max(self._start, start_of(first_kept))
+
+    @property
+    def window_start(self) -> datetime:
+        """The time before which the last reading looked at nothing."""
+        assert self._window_start is not None, "window_start before the first read()"
+        return self._window_start
 
     def document(self) -> Document:
         """The feed's memory, to be given to a later one."""
@@ -157,7 +119,7 @@ class _Search:
     """One look for new events between two times."""
 
     def __init__(
-        self, api: PrefectApi, criteria: Mapping[str, Any], seen: SeenEvents, since: datetime, until: datetime
+        self, api: PrefectApi, criteria: Mapping[str, Any], seen: Marks, since: datetime, until: datetime
     ) -> None:
         self._api = api
         self._criteria = criteria
@@ -166,7 +128,7 @@ class _Search:
         self._stop_at = api.seconds_left() / 2
         self.seen = seen
         self.found: dict[str, Event] = {}
-        self._found = SeenEvents()
+        self._found = Marks()
 
     def run(self) -> int:
         """Collect new events in `found`; returns how many the server has that were left for next time."""
@@ -180,7 +142,7 @@ class _Search:
         if oldest is not None:
             end_of_rest = min(end, bucket_of(oldest) + 1)
             # Where the last reading stopped for lack of time, what is new begins at the oldest known event.
-            edge = min(self.seen.oldest_bucket(), end_of_rest)
+            edge = min(self.seen.oldest_bucket(first), end_of_rest)
             after_edge = min(edge + 1, end_of_rest)
             self._look_into(first, edge)
             self._look_into(edge, after_edge)
@@ -222,10 +184,10 @@ class _Search:
                     return
 
     def _forget_vanished(self, page: EventPage) -> None:
-        present = SeenEvents()
+        present = Marks()
         for event in self._pages_from(page):
             if not self._take(event):
-                present.add(event)
+                present.add(event.id, event.occurred)
             if self._must_stop():
                 return
         self.seen = present
@@ -242,10 +204,10 @@ class _Search:
         return self._api.events(self._criteria, since, until, limit)
 
     def _take(self, event: Event) -> bool:
-        if event in self.seen or event.id in self.found:
+        if self.seen.has(event.id, event.occurred) or event.id in self.found:
             return False
         self.found[event.id] = event
-        self._found.add(event)
+        self._found.add(event.id, event.occurred)
         return True
 
     def _known(self, first: int, end: int) -> int:
@@ -256,30 +218,11 @@ class _Search:
         return len(self.found) >= MOST_READ_AT_ONCE or self._api.seconds_left() < self._stop_at
 
 
-def bucket_of(moment: datetime) -> int:
-    return int(moment.timestamp() // BUCKET.total_seconds())
-
-
-def start_of(bucket: int) -> datetime:
-    return datetime.fromtimestamp(bucket * BUCKET.total_seconds(), UTC)
-
-
-def _moment(text: str) -> datetime:
+def aware_moment(text: Any) -> datetime:
+    """The time that a text of ISO 8601 tells; raises `ValueError` for one without a zone."""
+    if not isinstance(text, str):
+        raise ValueError("not a time")
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("a time without a zone")
     return moment
-
-
-def digest_of(event: Event) -> int:
-    return int.from_bytes(hashlib.blake2b(event.id.encode(), digest_size=8).digest(), "little")
-
-
-def _pack(ids: Iterable[int]) -> str:
-    return base64.b64encode(array("Q", sorted(ids)).tobytes()).decode("ascii")
-
-
-def _unpack(text: str) -> set[int]:
-    packed = array("Q")
-    packed.frombytes(base64.b64decode(text, validate=True))
-    return set(packed)

@@ -74,7 +74,9 @@ class VanishedTagSets:
         ]
 
     def _forget(self, group: str, now: float) -> None:
-        last_seen = {tags: at for tags, at in self._last_seen.get(group, {}).items() if now - at <= ZEROS_FOR_SECONDS}
+        last_seen = {
+            tags: at for tags, at in self._last_seen.get(group, {}).items() if abs(now - at) <= ZEROS_FOR_SECONDS
+        }
         kept = sorted(last_seen, key=last_seen.__getitem__)[-MOST_TAG_SETS:]
         self._last_seen[group] = {tags: last_seen[tags] for tags in kept}
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from .api.models import STATE_TYPES, TERMINAL, Event, EventPayload, FlowRun, State, TaskRunPayload
+from .api.models import STATE_TYPES, TERMINAL, Event, EventPayload, FlowRun, State, TaskRun, TaskRunPayload
 from .scopes import related_by_role, resource_kind_and_id
+
+NO_PAYLOAD = TaskRunPayload()
 
 
 @dataclass(frozen=True)
@@ -15,19 +17,17 @@ class Transition:
     """A change of a run's state.
 
     `run_count` is how often the run had entered RUNNING, this change included; None where the sender does not tell.
+    `payload` and `flow_run_id` are those of a task run.
     """
 
-    event: Event
     run_id: str
     at: datetime
     to_type: str
     from_type: str | None
     run_count: int | None
-
-    @property
-    def name(self) -> str | None:
-        """The state's name, such as Late or TimedOut."""
-        return self.event.resource.get("prefect.state-name")
+    name: str | None = None
+    payload: TaskRunPayload = NO_PAYLOAD
+    flow_run_id: str | None = None
 
     @property
     def ends(self) -> bool:
@@ -42,15 +42,6 @@ class Transition:
     def matters(self) -> bool:
         """Whether it can add to a metric."""
         return self.ends or self.runs
-
-    @property
-    def payload(self) -> TaskRunPayload:
-        return (self.event.payload or EventPayload()).task_run or TaskRunPayload()
-
-    @property
-    def flow_run_id(self) -> str | None:
-        """The flow run of a task run's transition, if it has one."""
-        return related_by_role(self.event.related).get("flow-run", (None, None))[0]
 
 
 @dataclass(frozen=True)
@@ -70,12 +61,14 @@ def transition_of(event: Event) -> Transition | None:
     payload = event.payload or EventPayload()
     from_type = payload.initial_state.type if payload.initial_state else (payload.intended or {}).get("from")
     return Transition(
-        event=event,
         run_id=resource[1],
         at=event.occurred,
         to_type=to_type or "",
         from_type=from_type,
         run_count=_whole_number(event.resource.get("prefect.run-count")),
+        name=event.resource.get("prefect.state-name"),
+        payload=payload.task_run or NO_PAYLOAD,
+        flow_run_id=related_by_role(event.related).get("flow-run", (None, None))[0],
     )
 
 
@@ -84,6 +77,8 @@ def _whole_number(text: str | None) -> int | None:
 
 
 # Flow runs
+
+SAME_TIME_SECONDS = 1e-5
 
 
 def needs_history(transition: Transition, run: FlowRun | None) -> bool:
@@ -140,12 +135,40 @@ def _start(started: datetime, expected: datetime | None, late_after: timedelta, 
 
 def history_of(events: Iterable[Event]) -> list[State]:
     """A run's history as far as its events tell it."""
-    transitions = [transition for event in events if (transition := transition_of(event))]
+    changes = [(event.id, change) for event in events if (change := transition_of(event))]
     states = [
-        {"id": change.event.id, "type": change.to_type, "name": change.name, "timestamp": change.at}
-        for change in transitions
+        {"id": identity, "type": change.to_type, "name": change.name, "timestamp": change.at}
+        for identity, change in changes
     ]
     return sorted((State.model_validate(state) for state in states), key=lambda state: state.timestamp)
+
+
+def transitions_in(run_id: str, history: Sequence[State]) -> list[Transition]:
+    """All changes of state in a run's history."""
+    return [
+        Transition(run_id, state.timestamp, state.type, before.type if before else None, None, state.name)
+        for before, state in zip([None, *history], history, strict=False)
+    ]
+
+
+def transitions_of_ended(run: FlowRun) -> list[Transition] | None:
+    """What a run object that has an end tells of its start and its end; None where only its history tells it.
+
+    It does for a run that never ran, and for one that ran once and without a break. A later change from one terminal
+    state to another hides the type in which the run ended.
+    """
+    if run.end_time is None or run.state_type not in TERMINAL or run.run_count is None:
+        return None
+    if run.state is None or run.state.timestamp != run.end_time:
+        return None
+    end = Transition(run.id, run.end_time, run.state_type or "", "RUNNING", run.run_count, run.state_name)
+    if run.run_count == 0:
+        return [end]
+    if run.run_count > 1 or run.start_time is None or run.total_run_time is None:
+        return None
+    if abs((run.end_time - run.start_time).total_seconds() - run.total_run_time) > SAME_TIME_SECONDS:
+        return None
+    return [Transition(run.id, run.start_time, "RUNNING", "PENDING", 1), end]
 
 
 def is_first_running(history: Iterable[State], at: datetime) -> bool:
@@ -197,6 +220,29 @@ def upstream_ids(transition: Transition) -> set[str]:
 def starts_task(transition: Transition) -> bool:
     """Whether a task run enters RUNNING for the first time."""
     return transition.runs and transition.run_count == 1 and transition.from_type != "RUNNING"
+
+
+def task_identity(transition: Transition) -> str:
+    """What names a task run in its events and in its object alike: older servers may give the object another id."""
+    return f"{transition.flow_run_id}/{transition.payload.task_key}/{transition.payload.dynamic_key}"
+
+
+def transitions_of_ended_task(task_run: TaskRun) -> list[Transition]:
+    """What a task-run object that has an end tells of its start and its end."""
+    if task_run.end_time is None or task_run.state_type not in TERMINAL:
+        return []
+    end = Transition(
+        run_id=task_run.id,
+        at=task_run.end_time,
+        to_type=task_run.state_type or "",
+        from_type="RUNNING",
+        run_count=task_run.run_count,
+        payload=task_run,
+        flow_run_id=task_run.flow_run_id,
+    )
+    if task_run.run_count != 1 or task_run.start_time is None:
+        return [end]
+    return [replace(end, at=task_run.start_time, to_type="RUNNING", from_type="PENDING"), end]
 
 
 def task_run_outcome(transition: Transition, late_after: timedelta, upstream_end: datetime | None) -> Outcome:

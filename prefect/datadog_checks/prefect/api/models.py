@@ -76,17 +76,6 @@ class FlowRun(ApiModel):
     empirical_policy: FlowRunPolicy | None = None
 
 
-class TaskRun(ApiModel):
-    essential = ("state_type",)
-
-    id: str
-    flow_run_id: str | None = None
-    task_key: str | None = None
-    state_type: StateType | None = None
-    expected_start_time: AwareDatetime | None = None
-    end_time: AwareDatetime | None = None
-
-
 class WorkPool(ApiModel):
     essential = ("name", "status")
 
@@ -148,10 +137,23 @@ class TaskRunPayload(ApiModel):
     """The task run as its own process saw it when it sent the event. Nulls are left out by the sender."""
 
     task_key: str | None = None
+    dynamic_key: str | None = None
     run_count: int | None = None
     expected_start_time: AwareDatetime | None = None
     total_run_time: float | None = None
     task_inputs: dict[str, list[TaskInput]] = Field(default_factory=dict)
+
+
+class TaskRun(TaskRunPayload):
+    """The task run as the server has it."""
+
+    essential = ("state_type",)
+
+    id: str
+    flow_run_id: str | None = None
+    state_type: StateType | None = None
+    start_time: AwareDatetime | None = None
+    end_time: AwareDatetime | None = None
 
 
 class EventState(ApiModel):

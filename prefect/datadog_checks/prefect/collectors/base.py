@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
+from datadog_checks.prefect.api.errors import OutOfTime
 from datadog_checks.prefect.api.models import Event
 from datadog_checks.prefect.api.prefect import PrefectApi
-from datadog_checks.prefect.event_feed import EventFeed, Reading
+from datadog_checks.prefect.event_feed import EventFeed, Reading, aware_moment
 from datadog_checks.prefect.flow_run_board import FlowRunBoard
 from datadog_checks.prefect.inventory import Inventory
+from datadog_checks.prefect.ledger import Ledger
 from datadog_checks.prefect.settings import Settings
-from datadog_checks.prefect.state_store import StateStore
+from datadog_checks.prefect.state_store import Document, StateStore
 from datadog_checks.prefect.submitter import Sheet
 
 
@@ -90,4 +92,68 @@ class FeedCollector(Collector):
 
     def commit(self) -> None:
         self._feed.commit(self._taken)
-        self.context.store.save(self.document(), self._feed.document())
+        self.context.store.save(self.document(), self.memory())
+
+    def memory(self) -> Document:
+        """What is to be remembered."""
+        return self._feed.document()
+
+
+class TransitionCollector(FeedCollector):
+    """Counts each transition once, by two witnesses: its event, and the run object where the event is late or lost.
+
+    A run object shows a transition at once, but only the last of its kind; events show all, but later, and a server
+    under pressure drops some.
+    """
+
+    # A server under load may commit an object some time after the end that it tells of.
+    overlap = timedelta(minutes=2)
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._ledger = Ledger()
+        self._objects_through: datetime | None = None
+        self._objects_read_at: datetime | None = None
+        try:
+            self._restore()
+        except (ValueError, KeyError):
+            # Without the ledger, the past that the feed still looks at would be counted again from the objects.
+            self._feed = EventFeed(context.api, self.criteria(), None)
+            context.store.report_unreadable(self.document())
+
+    def _restore(self) -> None:
+        if not self._feed.was_restored:
+            return
+        saved = self.context.store.load(self.document()) or {}
+        through = saved["objects_through"]
+        self._ledger = Ledger.unpack(saved["counted"])
+        self._objects_through = aware_moment(through) if through else None
+
+    @abstractmethod
+    def take_ended(self, sheet: Sheet, since: datetime) -> None:
+        """Put on the sheet what objects that ended after `since` tell."""
+
+    def is_too_old(self, at: datetime) -> bool:
+        """Whether it cannot be told any more if something that happened then was counted, or is not to be."""
+        return at < self._feed.window_start
+
+    def collect(self, sheet: Sheet) -> None:
+        self._ledger.begin()
+        super().collect(sheet)
+        start, through = self._feed.window_start, self._objects_through
+        self._objects_read_at = self.context.now()
+        try:
+            self.take_ended(sheet, max(start, through - self.overlap) if through else start)
+        except OutOfTime as error:
+            # What the events told is complete; the objects are looked at again next time, from where they stood.
+            self._objects_read_at = through
+            self.context.warn(f"{self.subject}: {error}")
+
+    def commit(self) -> None:
+        self._ledger.commit(forget_before=self._feed.window_start)
+        self._objects_through = self._objects_read_at
+        super().commit()
+
+    def memory(self) -> Document:
+        through = self._objects_through.isoformat() if self._objects_through else None
+        return {**super().memory(), "counted": self._ledger.pack(), "objects_through": through}

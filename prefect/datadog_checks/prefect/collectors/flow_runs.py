@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from datadog_checks.prefect.api.errors import OutOfTime
-from datadog_checks.prefect.api.models import Event, FlowRun, State
+from datadog_checks.prefect.api.models import Event, FlowRun, State, utc_text
 from datadog_checks.prefect.scopes import Scope, Tags
 from datadog_checks.prefect.submitter import Sheet
-from datadog_checks.prefect.transitions import Transition, flow_run_outcome, history_of, needs_history, transition_of
+from datadog_checks.prefect.transitions import (
+    Transition,
+    flow_run_outcome,
+    history_of,
+    needs_history,
+    transition_of,
+    transitions_in,
+    transitions_of_ended,
+)
 
-from .base import Collector, Context, FeedCollector
+from .base import Collector, Context, TransitionCollector
 
 STATE_GAUGES = {"PENDING": "flow_runs.pending", "RUNNING": "flow_runs.running", "PAUSED": "flow_runs.paused"}
 
@@ -50,8 +59,8 @@ def add_state_counts(context: Context, sheet: Sheet, runs: Iterable[FlowRun], ga
         sheet.add(gauge, total, tags)
 
 
-class FlowRunTransitions(FeedCollector):
-    """Starts, retries and ends of flow runs, each counted once, as their state-change events tell of them."""
+class FlowRunTransitions(TransitionCollector):
+    """Starts, retries and ends of flow runs, each counted once."""
 
     subject = "starts, retries and ends of flow runs"
     owned = (
@@ -66,6 +75,10 @@ class FlowRunTransitions(FeedCollector):
         "flow_runs.retry_gaps_duration",
     )
 
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._histories: dict[str, list[State]] = {}
+
     def document(self) -> str:
         return "flow_runs"
 
@@ -78,40 +91,65 @@ class FlowRunTransitions(FeedCollector):
         run_ids = {transition.run_id for transition in transitions if transition and transition.matters}
         runs = {run.id: run for run in self.context.api.flow_runs_by_id(run_ids)}
         scopes = self.context.inventory.run_scopes(runs.values())
-        histories: dict[str, list[State]] = {}
-        for number, transition in enumerate(transitions):
+        self._histories.clear()
+        for number, (event, transition) in enumerate(zip(events, transitions, strict=True)):
             if transition is None or not transition.matters:
                 continue
+            run = runs.get(transition.run_id)
+            scope = scopes[run.id] if run is not None else self.context.inventory.scope_of_event(event.related)
+            if scope is None:
+                continue
             try:
-                self._count(sheet, transition, runs, scopes, histories)
+                self._count(sheet, transition, run, scope)
             except OutOfTime:
                 if number == 0:
                     raise
                 return number
         return len(events)
 
-    def _count(
-        self,
-        sheet: Sheet,
-        transition: Transition,
-        runs: dict[str, FlowRun],
-        scopes: dict[str, Scope | None],
-        histories: dict[str, list[State]],
+    def take_ended(self, sheet: Sheet, since: datetime) -> None:
+        runs = self.context.api.flow_runs({"end_time": {"after_": utc_text(since)}})
+        scopes = self.context.inventory.run_scopes(runs)
+        for run in runs:
+            scope = scopes[run.id]
+            transitions = transitions_of_ended(run)
+            if scope is None or (transitions is None and run.end_time and self._ledger.has(run.id, run.end_time)):
+                continue
+            if transitions is None:
+                self._count_history(sheet, run.id, run, scope)
+            for transition in transitions or ():
+                self._count(sheet, transition, run, scope)
+
+    def _count(self, sheet: Sheet, transition: Transition, run: FlowRun | None, scope: Scope) -> None:
+        """Put what a transition means on the sheet, unless it was counted before."""
+        if needs_history(transition, run) and not self._is_counted(transition):
+            self._count_history(sheet, transition.run_id, run, scope)
+        # The history has it too, unless it could not be had any more.
+        history = self._histories.get(transition.run_id)
+        self._add_outcome(sheet, transition, run, scope, history)
+
+    def _count_history(self, sheet: Sheet, run_id: str, run: FlowRun | None, scope: Scope) -> None:
+        history = self._history(run_id)
+        for transition in transitions_in(run_id, history):
+            if transition.matters:
+                self._add_outcome(sheet, transition, run, scope, history)
+
+    def _add_outcome(
+        self, sheet: Sheet, transition: Transition, run: FlowRun | None, scope: Scope, history: list[State] | None
     ) -> None:
-        run = runs.get(transition.run_id)
-        scope = scopes[run.id] if run is not None else self.context.inventory.scope_of_event(transition.event.related)
-        if scope is None:
+        if self._is_counted(transition):
             return
-        history = None
-        if needs_history(transition, run):
-            if transition.run_id not in histories:
-                histories[transition.run_id] = self._history(transition.run_id)
-            history = histories[transition.run_id]
         outcome = flow_run_outcome(transition, run, history, self.context.settings.late_after)
         sheet.add_outcome("flow_runs", outcome, scope.tags())
+        self._ledger.add(transition.run_id, transition.at)
+
+    def _is_counted(self, transition: Transition) -> bool:
+        return self.is_too_old(transition.at) or self._ledger.has(transition.run_id, transition.at)
 
     def _history(self, run_id: str) -> list[State]:
-        # What a deleted run went through is left in its events.
-        return self.context.api.flow_run_history(run_id) or history_of(
-            self.context.api.events_of([f"prefect.flow-run.{run_id}"])
-        )
+        if run_id not in self._histories:
+            # What a deleted run went through is left in its events.
+            self._histories[run_id] = self.context.api.flow_run_history(run_id) or history_of(
+                self.context.api.events_of([f"prefect.flow-run.{run_id}"])
+            )
+        return self._histories[run_id]

@@ -8,12 +8,21 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from datadog_checks.prefect.api.models import Event
+from datadog_checks.prefect.api.errors import Rejected
+from datadog_checks.prefect.api.models import Event, TaskRun, utc_text
 from datadog_checks.prefect.scopes import Scope, Tags
 from datadog_checks.prefect.submitter import Sheet
-from datadog_checks.prefect.transitions import Transition, starts_task, task_run_outcome, transition_of, upstream_ids
+from datadog_checks.prefect.transitions import (
+    Transition,
+    starts_task,
+    task_identity,
+    task_run_outcome,
+    transition_of,
+    transitions_of_ended_task,
+    upstream_ids,
+)
 
-from .base import Collector, FeedCollector
+from .base import Collector, Context, TransitionCollector
 
 STATE_GAUGES = {"PENDING": "task_runs.pending", "RUNNING": "task_runs.running", "PAUSED": "task_runs.paused"}
 CODE_HASH = re.compile(r"-(?:[0-9a-f]{8}|unknown)$")
@@ -43,8 +52,8 @@ class TaskRunStates(Collector):
             sheet.add(gauge, total, tags)
 
 
-class TaskRunTransitions(FeedCollector):
-    """Starts and ends of task runs, each counted once, as the events that their processes send tell of them."""
+class TaskRunTransitions(TransitionCollector):
+    """Starts and ends of task runs, each counted once."""
 
     subject = "starts and ends of task runs"
     owned = (
@@ -58,6 +67,10 @@ class TaskRunTransitions(FeedCollector):
         "task_runs.dependency_wait_duration",
     )
 
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._objects_tell_ends = True
+
     def document(self) -> str:
         return "task_runs"
 
@@ -65,26 +78,57 @@ class TaskRunTransitions(FeedCollector):
         return {"event": {"prefix": ["prefect.task-run."]}}
 
     def take(self, sheet: Sheet, events: list[Event]) -> int:
-        told = [transition for event in events if (transition := transition_of(event))]
-        transitions = [transition for transition in told if transition.ends or starts_task(transition)]
-        scopes = self.context.inventory.scopes_by_run_id(
-            {transition.flow_run_id for transition in transitions if transition.flow_run_id}
-        )
-        ends = self._upstream_ends(transitions)
-        for transition in transitions:
-            run_id = transition.flow_run_id
-            if run_id in scopes:
-                scope = scopes[run_id]
-            else:
-                scope = self.context.inventory.scope_of_event(transition.event.related)
-            if scope is not None:
-                outcome = task_run_outcome(
-                    transition, self.context.settings.late_after, latest_end(upstream_ids(transition), ends)
-                )
-                sheet.add_outcome("task_runs", outcome, task_run_tags(scope, transition.payload.task_key))
+        told = [(event, transition) for event in events if (transition := transition_of(event)) and counts(transition)]
+        scopes = self._scopes(transition for _, transition in told)
+        ends = self._upstream_ends([transition for _, transition in told])
+        for event, transition in told:
+            run_id = transition.flow_run_id or ""
+            scope = scopes[run_id] if run_id in scopes else self.context.inventory.scope_of_event(event.related)
+            self._count(sheet, transition, scope, ends)
         return len(events)
 
-    def _upstream_ends(self, transitions: Iterable[Transition]) -> dict[str, datetime]:
+    def take_ended(self, sheet: Sheet, since: datetime) -> None:
+        transitions = [
+            transition
+            for task_run in self._ended(since)
+            for transition in transitions_of_ended_task(task_run)
+            if not self._is_counted(transition)
+        ]
+        scopes = self._scopes(transitions)
+        ends = self._upstream_ends(transitions)
+        for transition in transitions:
+            self._count(sheet, transition, scopes.get(transition.flow_run_id or "", Scope()), ends)
+
+    def _ended(self, since: datetime) -> list[TaskRun]:
+        if not self._objects_tell_ends:
+            return []
+        criteria = {"end_time": {"after_": utc_text(since)}, "subflow_runs": {"exists_": False}}
+        try:
+            return self.context.api.task_runs(criteria)
+        except Rejected as refusal:
+            if refusal.status != 422:
+                raise
+            # Servers before 3.6 cannot be asked for it: there events are the only witness.
+            self._objects_tell_ends = False
+            return []
+
+    def _scopes(self, transitions: Iterable[Transition]) -> dict[str, Scope | None]:
+        run_ids = {transition.flow_run_id for transition in transitions if transition.flow_run_id}
+        return self.context.inventory.scopes_by_run_id(run_ids)
+
+    def _count(self, sheet: Sheet, transition: Transition, scope: Scope | None, ends: dict[str, datetime]) -> None:
+        """Put what a transition means on the sheet, unless it was counted before."""
+        if scope is None or self._is_counted(transition):
+            return
+        upstream_end = latest_end(upstream_ids(transition), ends)
+        outcome = task_run_outcome(transition, self.context.settings.late_after, upstream_end)
+        sheet.add_outcome("task_runs", outcome, task_run_tags(scope, transition.payload.task_key))
+        self._ledger.add(task_identity(transition), transition.at)
+
+    def _is_counted(self, transition: Transition) -> bool:
+        return self.is_too_old(transition.at) or self._ledger.has(task_identity(transition), transition.at)
+
+    def _upstream_ends(self, transitions: Collection[Transition]) -> dict[str, datetime]:
         """When the upstream task runs of those that start ended, by their ids."""
         upstream = {identity for change in transitions if starts_task(change) for identity in upstream_ids(change)}
         ends = ends_of(transitions)
@@ -96,6 +140,11 @@ class TaskRunTransitions(FeedCollector):
             events = self.context.api.events_of([f"prefect.task-run.{identity}" for identity in missing])
             ends.update(ends_of(transition for event in events if (transition := transition_of(event))))
         return ends
+
+
+def counts(transition: Transition) -> bool:
+    """Whether a task run's transition adds to a metric."""
+    return transition.ends or starts_task(transition)
 
 
 def ends_of(transitions: Iterable[Transition]) -> dict[str, datetime]:

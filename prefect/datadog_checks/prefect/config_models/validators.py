@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
+# A century: more is a slip, and overflows what times are kept in.
+MOST_SECONDS = 100 * 365 * 86400.0
 PATTERN_OPTIONS = ("work_pool_names", "work_queue_names", "deployment_names", "event_names")
 
 
@@ -14,13 +16,15 @@ def instance_prefect_url(value: Any, field: Any) -> Any:
     if not isinstance(value, str):
         return value  # the model says what is wrong with it
     form = "it takes the address of Prefect's API, such as http://localhost:4200/api"
+    if "@" in value:
+        raise ValueError("a URL with credentials in it is not taken: set `username` and `password` instead")
+    if re.search(r"[\s\x00-\x1f]", value):
+        raise ValueError(f"a URL has no blanks in it: {form}")
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError(f"not a URL ({error}): {form}") from None
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("a URL with credentials in it is not taken: set `username` and `password` instead")
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError(f"not a URL with scheme http or https and a host: {form}")
     if parts.query or parts.fragment:
@@ -28,18 +32,37 @@ def instance_prefect_url(value: Any, field: Any) -> Any:
     return value
 
 
-def instance_late_start_grace_seconds(value: Any, field: Any) -> Any:
-    return _finite(value)
+def check_instance(model: Any) -> Any:
+    for option in ("late_start_grace_seconds", "worker_stale_after_seconds"):
+        seconds = getattr(model, option)
+        if seconds is not None and not seconds <= MOST_SECONDS:
+            raise ValueError(f"`{option}` takes a number of seconds, at most {MOST_SECONDS:.0f}")
+    for name, value in (model.custom_headers or {}).items():
+        if not isinstance(value, str):
+            raise ValueError(f"`custom_headers` takes a text for each header, which {name!r} has not")
+        if value != value.strip() or not value.isprintable() or not _is_latin(value):
+            raise ValueError(f"`custom_headers`: what {name!r} has cannot be sent as a header")
+    return _check_timeouts(model, ("timeout", "connect_timeout", "read_timeout"))
 
 
-def instance_worker_stale_after_seconds(value: Any, field: Any) -> Any:
-    return _finite(value)
+def check_shared(model: Any) -> Any:
+    return _check_timeouts(model, ("timeout",))
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("it takes a finite number of seconds")
-    return value
+def _check_timeouts(model: Any, options: Iterable[str]) -> Any:
+    for option in options:
+        seconds = getattr(model, option)
+        if seconds is not None and not 0 < seconds <= MOST_SECONDS:
+            raise ValueError(f"`{option}` takes a number of seconds greater than 0")
+    return model
+
+
+def _is_latin(text: str) -> bool:
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def initialize_instance(values: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -58,5 +81,5 @@ def _refuse_bad_patterns(option: str, names: dict[str, Any]) -> None:
         for pattern in patterns if isinstance(patterns, (list, tuple)) else ():
             try:
                 re.compile(pattern)
-            except (re.error, TypeError) as error:
+            except (re.error, TypeError, OverflowError) as error:
                 raise ValueError(f"`{option}` -> `{side}`: {pattern!r} is not a regular expression ({error})") from None
