@@ -73,8 +73,9 @@ class EventFeed:
     def read(self, first_interval: timedelta) -> Reading:
         """What is new; `first_interval` is how far back a feed without a past begins. Raises `ApiError`."""
         now = self._api.now()
-        if self._start is None:
-            self._start = now - first_interval
+        if self._start is None or self._start > now + LOOKBACK:
+            # A server whose clock was set back by hours is a new beginning.
+            self._start, self._seen = now - first_interval, Marks()
         oldest = start_of(bucket_of(now - LOOKBACK))
         since = max(self._start, oldest)
         lost = (self._through, oldest) if self._through and self._through < oldest else None

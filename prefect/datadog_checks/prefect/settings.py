@@ -41,7 +41,7 @@ class Settings:
             collect_events=bool(config.collect_events),
             late_after=timedelta(seconds=config.late_start_grace_seconds or 0),
             worker_stale_after=timedelta(seconds=config.worker_stale_after_seconds or 0),
-            interval=timedelta(seconds=config.min_collection_interval or LEAST_BUDGET_SECONDS),
+            interval=timedelta(seconds=max(0, config.min_collection_interval or 0) or LEAST_BUDGET_SECONDS),
         )
 
     @property

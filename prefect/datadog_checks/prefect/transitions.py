@@ -88,8 +88,8 @@ def needs_history(transition: Transition, run: FlowRun | None) -> bool:
     if transition.ends:
         if transition.run_count == 0:
             return False
-        # One that ends while it waits to run may have ended before, after having run.
-        ended_waiting = transition.from_type in ("SCHEDULED", "PENDING")
+        # One that ends while it does not run may have ended before, after having run.
+        ended_waiting = transition.from_type != "RUNNING"
         told = run is not None and run.end_time == transition.at and run.total_run_time is not None
         return transition.run_count != 1 or ended_waiting or not told
     return False

@@ -187,6 +187,8 @@ class EventPage(ApiModel):
 
 Model = TypeVar("Model", bound=ApiModel)
 Location = tuple[int | str, ...]
+# Deeper down are names that users give, of which there is no end.
+MOST_NAMES = 3
 
 
 class Oddities:
@@ -266,7 +268,8 @@ def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | N
             problems = [_culprit(problem["type"], problem["loc"]) for problem in error.errors(include_url=False)]
         # From the back, so that taking one item out of a list does not move those still to be taken out.
         for location in sorted(set(problems), key=_position, reverse=True):
-            oddities.note(model, ".".join(part for part in location if isinstance(part, str)) or "identity")
+            names = [part for part in location if isinstance(part, str)]
+            oddities.note(model, ".".join(names[:MOST_NAMES]) or "identity")
             if not location or not _take_out(item, location):
                 return None
     oddities.note(model, "object")

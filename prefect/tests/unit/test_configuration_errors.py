@@ -1,0 +1,171 @@
+"""Every malformed option is a configuration error that names it, before anything is asked of the server."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from datadog_checks.prefect import PrefectCheck
+
+from ..lab.agent import Agent, CheckRunResult
+
+URL = "http://prefect.test:4200/api"
+BAD_TIMEOUTS: tuple[object, ...] = ("soon", 0, -1)
+MALFORMED: dict[str, tuple[object, ...]] = {
+    "late_start_grace_seconds": (-1, -0.001, "soon", [], math.inf, math.nan, "inf", 1e300),
+    "worker_stale_after_seconds": (-1, 0, "soon", {}, math.inf, math.nan, "inf", 1e300),
+    "collect_events": ("perhaps", 2, []),
+    "custom_headers": ("X: 1", ["X"], {"X": 5}, {"X": None}),
+    "tags": ("env:prod", 5, [5], {"env": "prod"}),
+    "timeout": BAD_TIMEOUTS,
+    "connect_timeout": BAD_TIMEOUTS,
+    "read_timeout": BAD_TIMEOUTS,
+    "min_collection_interval": ("often",),
+    "username": (["u"],),
+    "password": ({"p": 1},),
+}
+NAME_OPTIONS = ("work_pool_names", "work_queue_names", "deployment_names", "event_names")
+
+pytestmark = pytest.mark.usefixtures("clean_agent", "no_check_run")
+
+
+@pytest.fixture
+def no_check_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends each check run before its first request."""
+
+    def end(*_: object) -> None:
+        raise AssertionError("the options were taken")
+
+    monkeypatch.setattr(PrefectCheck, "check", end)
+
+
+def run(init_config: dict[str, Any] | None = None, **instance: Any) -> CheckRunResult:
+    options = {"prefect_url": URL, "skip_proxy": True, **instance}
+    return Agent({name: value for name, value in options.items() if value is not ...}, init_config).run()
+
+
+def assert_refused(result: CheckRunResult, *named: str) -> None:
+    assert result.error
+    assert "the options were taken" not in result.error
+    for text in named:
+        assert text in result.error
+    assert result.series == []
+    assert result.metadata == {}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        ...,
+        None,
+        "",
+        5,
+        ["http://localhost:4200/api"],
+        "localhost:4200/api",
+        "/api",
+        "http://",
+        "http:///api",
+        "ftp://localhost/api",
+        "http://localhost:port/api",
+        "http://localhost:99999/api",
+        "http://[::1/api",
+        "http://localhost:4200/api?token=1",
+        "http://localhost:4200/api#top",
+        "http://my host:4200/api",
+        "http://localhost:4200/api\n",
+    ],
+    ids=repr,
+)
+def test_a_prefect_url_that_is_none_is_refused(url: object) -> None:
+    assert_refused(run(prefect_url=url), "prefect_url")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://admin:hunter2secret@localhost:4200/api",
+        "http://hunter2secret@localhost:4200/api",
+        "http://admin:hunter2secret/x@localhost:4200/api",
+        "http://admin:hunter2secret\u2100@localhost:4200/api",
+        "http://admin:hunter2secret@localhost:port/api",
+    ],
+    ids=["password", "user", "password with a slash", "password of odd letters", "bad port"],
+)
+def test_a_prefect_url_with_credentials_is_refused_without_repeating_them(url: str) -> None:
+    result = run(prefect_url=url)
+    assert_refused(result, "prefect_url")
+    assert "hunter2" not in result.error
+
+
+@pytest.mark.parametrize("option", NAME_OPTIONS)
+@pytest.mark.parametrize(
+    "names",
+    [
+        "etl",
+        ["etl"],
+        5,
+        {"include": "etl"},
+        {"include": 5},
+        {"include": [5]},
+        {"exclude": [None]},
+        {"exclude": [["etl"]]},
+        {"include": ["("]},
+        {"exclude": ["etl", "*"]},
+        {"include": ["a{99999999999999999999}"]},
+        {"includes": ["etl"]},
+    ],
+    ids=repr,
+)
+def test_lists_of_patterns_that_are_none_are_refused(option: str, names: Any) -> None:
+    assert_refused(run(**{option: names}), option)
+
+
+def test_a_pattern_that_does_not_compile_is_named_with_the_reason() -> None:
+    result = run(work_pool_names={"include": ["fine", "(unclosed"]})
+    assert_refused(result, "work_pool_names", "include", "(unclosed", "missing ), unterminated subpattern")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [(option, value) for option, values in MALFORMED.items() for value in values],
+    ids=repr,
+)
+def test_an_option_that_is_not_what_it_takes_is_refused(option: str, value: Any) -> None:
+    assert_refused(run(**{option: value}), option)
+
+
+@pytest.mark.parametrize("value", ["two\r\nlines", "two\nlines", " a blank before", "€uro"])
+def test_a_header_that_cannot_be_sent_is_refused_without_repeating_it(value: str) -> None:
+    result = run(custom_headers={"X-Token": f"{value}hunter2secret"})
+    assert_refused(result, "custom_headers")
+    assert "hunter2" not in result.error
+
+
+@pytest.mark.parametrize(("option", "value"), [("timeout", "soon"), ("timeout", 0), ("proxy", "http://proxy:3128")])
+def test_an_option_for_all_instances_that_is_not_what_it_takes_is_refused(option: str, value: Any) -> None:
+    assert_refused(run({option: value}), option)
+
+
+def test_all_options_that_are_refused_by_their_types_are_named_at_once() -> None:
+    result = run(late_start_grace_seconds=-1, worker_stale_after_seconds="x", collect_events="perhaps")
+    assert_refused(result, "late_start_grace_seconds", "worker_stale_after_seconds", "collect_events")
+
+
+@pytest.mark.parametrize(
+    "instance",
+    [
+        {},
+        {"prefect_url": "HTTPS://Prefect.test"},
+        {"prefect_url": "http://[::1]:4200/api"},
+        {"prefect_url": "http://127.0.0.1:9/team/prefect/api/"},
+        {"late_start_grace_seconds": 0, "worker_stale_after_seconds": 0.5},
+        {name: {"include": ["^etl"], "exclude": []} for name in NAME_OPTIONS},
+        {name: {} for name in NAME_OPTIONS},
+        {"custom_headers": {"X-Team": "data"}, "tags": ["env:prod"], "collect_events": True},
+    ],
+    ids=str,
+)
+def test_options_that_are_well_formed_are_taken(instance: dict[str, Any]) -> None:
+    assert run(**instance).error == "the options were taken"
