@@ -9,7 +9,15 @@ from typing import Any
 from datadog_checks.base import AgentCheck
 
 from .api.client import Client
-from .api.errors import ApiError, OutOfTime, ServerUnusable, Unreachable, UnsupportedVersion
+from .api.errors import (
+    AccessDenied,
+    ApiError,
+    NotPrefect,
+    OutOfTime,
+    ServerUnusable,
+    Unreachable,
+    UnsupportedVersion,
+)
 from .api.prefect import PrefectApi
 from .clock import ServerClock
 from .collectors import COLLECTORS, Collector, Context, Events, Server
@@ -90,6 +98,12 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         """End the check run where nothing in it could succeed."""
         try:
             version = self._api.version()
+        except (AccessDenied, NotPrefect) as error:
+            # A gateway may close just this door: what all else needs shows whether it is so.
+            if not self._can_read_pools():
+                raise
+            self.warning("Missing: the server's version. %s", error)
+            return
         except ServerUnusable:
             raise
         except OutOfTime:
@@ -101,6 +115,13 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         if version.startswith(("0.", "1.", "2.")):
             raise UnsupportedVersion(self._settings.url, version)
         self._submit_version(version)
+
+    def _can_read_pools(self) -> bool:
+        try:
+            self._inventory.pools()
+        except ApiError:
+            return False
+        return True
 
     @AgentCheck.metadata_entrypoint
     def _submit_version(self, version: str) -> None:

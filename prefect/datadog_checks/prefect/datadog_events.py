@@ -90,17 +90,17 @@ def _links(event: Event, ui_url: str) -> list[str]:
 
 
 def _event_tags(event: Event, transition: Transition | None) -> Tags:
-    values: dict[str, str | None] = {
-        "resource_id": event.resource.get("prefect.resource.id"),
-        "resource_name": event.resource.get("prefect.resource.name"),
-    }
+    resource = event.resource
+    tags = tag_set(resource_id=resource.get("prefect.resource.id"), resource_name=resource.get("prefect.resource.name"))
     if transition is not None:
-        intended = event.payload.intended if event.payload else None
-        values["state_type"] = transition.to_type
-        values["initial_state_type"] = transition.from_type
-        values["intended_state_type"] = (intended or {}).get("to")
-    for role, (identity, name) in related_by_role(event.related).items():
-        key = role.replace("-", "_")
-        values[f"{key}_id"] = identity
-        values[f"{key}_name"] = name
-    return tag_set(**values)
+        intended = (event.payload.intended if event.payload else None) or {}
+        tags += tag_set(
+            state_type=transition.to_type,
+            initial_state_type=transition.from_type,
+            intended_state_type=intended.get("to"),
+        )
+    for related in event.related:
+        for role, (identity, name) in related_by_role([related]).items():
+            key = role.replace("-", "_")
+            tags += tag_set(**{f"{key}_id": identity, f"{key}_name": name})
+    return tags

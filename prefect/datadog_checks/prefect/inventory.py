@@ -64,7 +64,7 @@ class Inventory:
         self._known_queues: set[str] = set()
         self._deployments: Recent[str, Deployment] = Recent()
         self._flow_names: Recent[str, str | None] = Recent()
-        self._run_scopes: Recent[str, Scope | None] = Recent()
+        self._run_scopes: Recent[str, Scope] = Recent()
 
     def begin_run(self) -> None:
         self._pools.forget()
@@ -157,24 +157,28 @@ class Inventory:
         """The scope of each run by its id, None for a run that the instance does not want."""
         self._learn_deployments(run.deployment_id for run in runs)
         self._learn_flows(run.flow_id for run in runs)
-        scopes = {run.id: self._wanted(self._run_scope(run)) for run in runs}
-        for run_id, scope in scopes.items():
-            self._run_scopes.put(run_id, scope)
-        return scopes
+        for run in runs:
+            self._run_scopes.put(run.id, self._run_scope(run))
+        return {run.id: self._wanted(self._run_scopes[run.id]) for run in runs}
 
     def scopes_by_run_id(self, run_ids: Collection[str]) -> dict[str, Scope | None]:
         """The same by the runs' ids; a run that is gone and was never seen has no entry."""
         unknown = [run_id for run_id in run_ids if run_id not in self._run_scopes]
         if unknown:
             self.run_scopes(self._api.flow_runs_by_id(unknown))
-        return {run_id: self._run_scopes[run_id] for run_id in run_ids if run_id in self._run_scopes}
+        return {run_id: self._wanted(self._run_scopes[run_id]) for run_id in run_ids if run_id in self._run_scopes}
 
-    def scope_of_event(self, related: list[Mapping[str, str | None]]) -> Scope | None:
-        """The scope of a run that is gone, as an event of it tells; None for one that the instance does not want."""
+    def scope_told_by(self, related: list[Mapping[str, str | None]], run_id: str | None) -> Scope | None:
+        """The scope of a run that an event is about; None for one that the instance does not want.
+
+        What is known of the run is filled up with what the event tells: its objects may have come and gone meanwhile.
+        """
         roles = related_by_role(related)
         flow, deployment = roles.get("flow", (None, None)), roles.get("deployment", (None, None))
         pool, queue = roles.get("work-pool", (None, None)), roles.get("work-queue", (None, None))
-        return self._wanted(Scope(*deployment, *flow, *pool, *queue))
+        told = Scope(*deployment, *flow, *pool, *queue)
+        known = self._run_scopes.get(run_id or "")
+        return self._wanted(known.with_names_of(told) if known else told)
 
     def _run_scope(self, run: FlowRun) -> Scope:
         deployment = self._deployments.get(run.deployment_id or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 Tags = tuple[str, ...]
 
@@ -29,6 +29,15 @@ class Scope:
     work_pool_name: str | None = None
     work_queue_id: str | None = None
     work_queue_name: str | None = None
+
+    def with_names_of(self, other: Scope) -> Scope:
+        """The same, with the names that only the other scope has for the same ids."""
+        names: dict[str, str] = {}
+        for kind in ("deployment", "flow", "work_pool", "work_queue"):
+            identity, name = getattr(self, f"{kind}_id"), getattr(self, f"{kind}_name")
+            if identity is not None and name is None and getattr(other, f"{kind}_id") == identity:
+                names[f"{kind}_name"] = getattr(other, f"{kind}_name")
+        return replace(self, **names)
 
     def tags(self, **more: str | int | bool | None) -> Tags:
         return tag_set(**{field.name: getattr(self, field.name) for field in fields(self)}, **more)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import ssl
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from urllib3.exceptions import ReadTimeoutError
@@ -25,6 +27,7 @@ from .errors import (
     OutOfTime,
     Redirected,
     Rejected,
+    TlsRefused,
     UnexpectedAnswer,
     Unreachable,
 )
@@ -125,7 +128,7 @@ class Client:
             if _wants_csrf_token(answer):
                 self._fetch_csrf_token()
                 answer = self._exchange(method, path, **options)
-            self._refuse_bad_status(request, answer)
+            self._refuse_bad_status(request, path, answer)
             try:
                 return parse(answer.body)
             except ValueError as error:
@@ -177,7 +180,9 @@ class Client:
             finally:
                 response.close()
         except requests.exceptions.SSLError as error:
-            raise CertificateRefused(self.url, _plain_words(_innermost(error))) from None
+            cause = _innermost(error)
+            refused = CertificateRefused if isinstance(cause, ssl.SSLCertVerificationError) else TlsRefused
+            raise refused(self.url, _plain_words(cause)) from None
         except requests.exceptions.RequestException as error:
             raise self._no_answer(request, max(timeout), error) from None
         self.clock.observe(answer.headers.get("Date"), sent, self._monotonic())
@@ -208,18 +213,18 @@ class Client:
     def _fetch_csrf_token(self) -> None:
         """Get the token that a server with CSRF protection wants with each POST, until it refuses that one too."""
         answer = self._exchange("get", "/csrf-token", params={"client": self._csrf_client})
-        self._refuse_bad_status("GET /csrf-token", answer)
+        self._refuse_bad_status("GET /csrf-token", "/csrf-token", answer)
         try:
             token = str(json.loads(answer.body)["token"])
         except (ValueError, KeyError, TypeError) as error:
             raise self._not_as_expected("GET /csrf-token", answer, ValueError(error)) from None
         self._csrf_headers = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": self._csrf_client}
 
-    def _refuse_bad_status(self, request: str, answer: Answer) -> None:
+    def _refuse_bad_status(self, request: str, path: str, answer: Answer) -> None:
         if 200 <= answer.status < 300:
             return
         if 300 <= answer.status < 400:
-            raise Redirected(self.url, answer.headers.get("Location", "somewhere it does not name"))
+            raise Redirected(self.url, _redirect_target(self.url, path, answer.headers.get("Location")))
         if answer.status in (401, 403):
             raise AccessDenied(self.url, answer.status)
         raise Rejected(request, answer.status, _detail(answer.body))
@@ -228,6 +233,15 @@ class Client:
         if "html" in answer.headers.get("Content-Type", "") or answer.body.lstrip()[:1] == b"<":
             return NotPrefect(self.url, f"{request} gives a page of HTML, such as a proxy's login, where JSON belongs")
         return UnexpectedAnswer(request, f"the answer is not what Prefect sends ({type(error).__name__})")
+
+
+def _redirect_target(url: str, path: str, location: str | None) -> str:
+    """What to configure in place of `url` for the request to arrive; without a query, which may hold a token."""
+    if not location:
+        return "a place that it does not name"
+    target = urlsplit(urljoin(url + path, location))
+    host = target.netloc.rpartition("@")[2]
+    return f"{target.scheme}://{host}{target.path.rstrip('/').removesuffix(path)}"
 
 
 def _wants_csrf_token(answer: Answer) -> bool:

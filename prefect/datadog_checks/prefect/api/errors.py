@@ -25,12 +25,23 @@ class Unreachable(ServerUnusable):
 
 
 class CertificateRefused(ServerUnusable):
-    """TLS could not be agreed on."""
+    """The server's certificate is not trusted, has expired, or is for another name."""
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
             f"TLS with {url} failed: {cause}. Set `tls_ca_cert` to the authority that signed the server's certificate, "
             "or mend `prefect_url` if the certificate is for another name."
+        )
+
+
+class TlsRefused(ServerUnusable):
+    """The other side does not speak TLS, or not in a way that both sides know."""
+
+    def __init__(self, url: str, cause: str) -> None:
+        plain = url.replace("https://", "http://", 1)
+        super().__init__(
+            f"TLS with {url} failed: {cause}. If the server speaks plain HTTP at this port, "
+            f"set `prefect_url` to {plain}; else see `tls_protocols_allowed` and `tls_ciphers`."
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from .client import Client
-from .errors import NotPrefect, Rejected
+from .errors import NotPrefect, Rejected, UnexpectedAnswer
 from .models import (
     Deployment,
     Event,
@@ -58,8 +58,7 @@ class PrefectApi:
         return self._client.clock.now()
 
     def is_healthy(self) -> bool:
-        answer = self._client.status_of("/health")
-        return answer.status == 200 and answer.body.strip() == b"true"
+        return self._client.get("/health", json.loads) is True
 
     def is_ready(self) -> bool:
         return 200 <= self._client.status_of("/ready").status < 300
@@ -72,6 +71,8 @@ class PrefectApi:
             if refusal.status in (404, 405):
                 raise NotPrefect(self.url, f"it answers {refusal.status} to GET /admin/version") from None
             raise
+        except UnexpectedAnswer:
+            raise NotPrefect(self.url, "its answer to GET /admin/version is no version") from None
         return version
 
     def work_pools(self) -> list[WorkPool]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from datadog_checks.prefect.api.models import Deployment, Event, WorkPool, WorkQueue
 from datadog_checks.prefect.datadog_events import datadog_event
-from datadog_checks.prefect.scopes import Scope, Tags, related_by_role, resource_kind_and_id
+from datadog_checks.prefect.scopes import Tags, related_by_role, resource_kind_and_id
 from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.transitions import transition_of
 
@@ -42,9 +42,9 @@ class Events(FeedCollector):
     def take(self, sheet: Sheet, events: list[Event]) -> int:
         wanted = [event for event in events if self._selects(event)]
         run_ids = {run_id for event in wanted if (run_id := flow_run_id_of(event))}
-        scopes = self.context.inventory.scopes_by_run_id(run_ids)
+        self.context.inventory.scopes_by_run_id(run_ids)
         for event in wanted:
-            tags = self._tags(event, scopes)
+            tags = self._tags(event)
             if tags is not None:
                 sheet.events.append(datadog_event(event, tags, self.context.settings.ui_url))
         return len(events)
@@ -55,7 +55,7 @@ class Events(FeedCollector):
             return False
         return names.takes(event.event)
 
-    def _tags(self, event: Event, scopes: dict[str, Scope | None]) -> Tags | None:
+    def _tags(self, event: Event) -> Tags | None:
         """The tags that metrics of the event's resource have; None for what the instance does not want."""
         inventory = self.context.inventory
         kind, identity = resource_kind_and_id(event.resource.get("prefect.resource.id")) or ("", "")
@@ -70,8 +70,7 @@ class Events(FeedCollector):
             )
         if kind == "deployment":
             return inventory.tags_of_deployment(Deployment(id=identity, name=name, work_pool_name=pool[1]))
-        run_id = flow_run_id_of(event)
-        scope = scopes[run_id] if run_id in scopes else inventory.scope_of_event(event.related)
+        scope = inventory.scope_told_by(event.related, flow_run_id_of(event))
         if scope is None:
             return None
         transition = transition_of(event)

@@ -90,13 +90,13 @@ class FlowRunTransitions(TransitionCollector):
         transitions = [transition_of(event) for event in events]
         run_ids = {transition.run_id for transition in transitions if transition and transition.matters}
         runs = {run.id: run for run in self.context.api.flow_runs_by_id(run_ids)}
-        scopes = self.context.inventory.run_scopes(runs.values())
+        self.context.inventory.run_scopes(runs.values())
         self._histories.clear()
         for number, (event, transition) in enumerate(zip(events, transitions, strict=True)):
             if transition is None or not transition.matters:
                 continue
             run = runs.get(transition.run_id)
-            scope = scopes[run.id] if run is not None else self.context.inventory.scope_of_event(event.related)
+            scope = self.context.inventory.scope_told_by(event.related, transition.run_id)
             if scope is None:
                 continue
             try:

@@ -79,11 +79,10 @@ class TaskRunTransitions(TransitionCollector):
 
     def take(self, sheet: Sheet, events: list[Event]) -> int:
         told = [(event, transition) for event in events if (transition := transition_of(event)) and counts(transition)]
-        scopes = self._scopes(transition for _, transition in told)
+        self._scopes(transition for _, transition in told)
         ends = self._upstream_ends([transition for _, transition in told])
         for event, transition in told:
-            run_id = transition.flow_run_id or ""
-            scope = scopes[run_id] if run_id in scopes else self.context.inventory.scope_of_event(event.related)
+            scope = self.context.inventory.scope_told_by(event.related, transition.flow_run_id)
             self._count(sheet, transition, scope, ends)
         return len(events)
 

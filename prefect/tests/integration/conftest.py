@@ -1,0 +1,29 @@
+"""Servers with settings of their own that several files of tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ..lab.prefect_api import PrefectApi
+from ..lab.server import FAST_EVENTS, PrefectServer
+
+# The service that tells what is no longer ready or online looks every second, and is content with a second of silence.
+ATTENTIVE = {
+    "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1",
+    "PREFECT_SERVER_SERVICES_FOREMAN_DEPLOYMENT_LAST_POLLED_TIMEOUT_SECONDS": "1",
+    "PREFECT_SERVER_SERVICES_FOREMAN_WORK_QUEUE_LAST_POLLED_TIMEOUT_SECONDS": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def attentive_server() -> Iterator[PrefectServer]:
+    """A server on which workers are soon offline, and pools, queues and deployments soon not ready."""
+    with PrefectServer(env={**FAST_EVENTS, **ATTENTIVE}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def attentive_api(attentive_server: PrefectServer) -> PrefectApi:
+    return PrefectApi(attentive_server.api_url)

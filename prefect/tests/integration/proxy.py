@@ -1,0 +1,186 @@
+"""Servers on the loopback interface that are not Prefect, and a proxy that spoils some of Prefect's answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+import requests
+
+from ..lab.server import HOST
+
+FORWARDED_HEADERS = ("Accept", "Authorization", "Content-Type")
+RETURNED_HEADERS = ("Content-Type", "Date", "Location", "Retry-After")
+FORWARDING_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer; one that is `cut_off` has only half of the body that it announces."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut_off: bool = False
+
+
+# What becomes of an answer; None closes the connection without one.
+Fault = Callable[[Answer], Answer | None]
+
+
+class LoopbackServer:
+    """Gives to each request the answer of `respond`, or closes the connection where that is None."""
+
+    def __init__(self, respond: Callable[[Request], Answer | None]) -> None:
+        class Handler(_Handler):
+            def respond(self, request: Request) -> Answer | None:
+                return respond(request)
+
+        self._server = ThreadingHTTPServer((HOST, 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self._server.server_port}"
+
+    def __enter__(self) -> LoopbackServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class Proxy(LoopbackServer):
+    """Forwards everything to the server at `target`, and spoils what it was told to."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(self._respond)
+        self._target = target
+        self._lock = threading.Lock()
+        self._faults: list[tuple[re.Pattern[str], Fault, int | None]] = []
+
+    def __enter__(self) -> Proxy:
+        super().__enter__()
+        return self
+
+    def spoil(self, path: str, fault: Fault, times: int | None = None) -> None:
+        """Let `fault` change the answers to paths in which the pattern `path` is found, all or the next `times`."""
+        with self._lock:
+            self._faults.append((re.compile(path), fault, times))
+
+    def heal(self) -> None:
+        with self._lock:
+            self._faults.clear()
+
+    def _respond(self, request: Request) -> Answer | None:
+        answer: Answer | None = self._forward(request)
+        for fault in self._faults_for(request.path):
+            answer = fault(answer) if answer is not None else None
+        return answer
+
+    def _faults_for(self, path: str) -> list[Fault]:
+        with self._lock:
+            applied, kept = [], []
+            for pattern, fault, times in self._faults:
+                hit = pattern.search(path) is not None
+                left = times - 1 if times is not None and hit else times
+                if hit:
+                    applied.append(fault)
+                if left != 0:
+                    kept.append((pattern, fault, left))
+            self._faults = kept
+            return applied
+
+    def _forward(self, request: Request) -> Answer:
+        headers = {name: request.headers[name] for name in FORWARDED_HEADERS if name in request.headers}
+        with requests.Session() as session:
+            session.trust_env = False  # neither a proxy nor a .netrc
+            answer = session.request(
+                request.method,
+                self._target + request.path,
+                data=request.body,
+                headers=headers,
+                timeout=FORWARDING_SECONDS,
+                allow_redirects=False,
+            )
+        returned = {name: answer.headers[name] for name in RETURNED_HEADERS if name in answer.headers}
+        return Answer(answer.status_code, answer.content, returned)
+
+
+def fails_with(status: int, **headers: str) -> Fault:
+    """An error page of that status; `Retry_After="1"` becomes the header Retry-After."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda _: Answer(status, b'{"detail": "spoilt"}', {"Content-Type": "application/json", **named})
+
+
+def is_html(_: Answer) -> Answer:
+    """A page of HTML with status 200, as of a proxy's login."""
+    return Answer(200, b"<html><body>Sign in</body></html>", {"Content-Type": "text/html"})
+
+
+def is_dropped(_: Answer) -> None:
+    """No answer: the connection is closed."""
+
+
+def is_cut_off(answer: Answer) -> Answer:
+    return replace(answer, cut_off=True)
+
+
+def with_objects(change: Callable[[dict[str, Any]], None]) -> Fault:
+    """The same answer with each object of its list, or of its page of events, changed in place by `change`."""
+
+    def fault(answer: Answer) -> Answer:
+        document = json.loads(answer.body)
+        for item in document if isinstance(document, list) else document["events"]:
+            change(item)
+        return replace(answer, body=json.dumps(document).encode())
+
+    return fault
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def respond(self, request: Request) -> Answer | None:
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        answer = self.respond(Request(self.command, self.path, self.headers, body))
+        if answer is None:
+            self.close_connection = True
+            return
+        self.send_response_only(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        if answer.cut_off:
+            self.wfile.write(answer.body[: len(answer.body) // 2])
+            self.close_connection = True
+        else:
+            self.wfile.write(answer.body)
+
+    do_POST = do_GET  # noqa: N815 - the name that http.server calls
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing on stderr."""

@@ -1,0 +1,219 @@
+"""What the check says where nothing in a check run can succeed: health, readiness, one error, and no credential."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from ..conftest import AgentFactory
+from ..lab.agent import NAMESPACE, Agent, CheckRunResult
+from ..lab.server import FAST_EVENTS, HOST, PrefectServer, free_port
+from .proxy import Answer, LoopbackServer
+
+USER, PASSWORD = "datadog", "correct-horse-battery"
+WRONG_PASSWORD = "staple-and-a-zebra"
+TOKEN = "a-token-that-nobody-may-read"
+
+
+@pytest.fixture(scope="module")
+def guarded_server() -> Iterator[PrefectServer]:
+    """A server that wants a password."""
+    env = {**FAST_EVENTS, "PREFECT_SERVER_API_AUTH_STRING": f"{USER}:{PASSWORD}"}
+    with PrefectServer(env=env) as guarded_server:
+        yield guarded_server
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """All that is logged, down to the level below debug at which the Agent traces."""
+    caplog.set_level(1)
+    for name in list(logging.root.manager.loggerDict):
+        caplog.set_level(1, logger=name)
+    return caplog
+
+
+def unusable(result: CheckRunResult, *, health: float, ready: float) -> str:
+    """The error of a check run that found nothing but health and readiness."""
+    nothing = frozenset[str]()
+    found = {(series.name.removeprefix(NAMESPACE), series.type, series.value, series.tags) for series in result.series}
+    assert found == {("health", "gauge", health, nothing), ("ready", "gauge", ready, nothing)}
+    assert len(result.series) == 2
+    assert result.events == []
+    assert result.metadata == {}
+    assert result.error
+    return result.error
+
+
+def assert_secret(secrets: list[str], agent: Agent, log: pytest.LogCaptureFixture) -> None:
+    """None of these shows in the status, with its traceback, or in what was logged."""
+    status = agent.check.run() + " ".join(agent.check.get_warnings())
+    assert "Traceback" in status
+    for secret in secrets:
+        assert secret not in status
+        assert secret not in log.text
+
+
+def basic(user: str, password: str) -> str:
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_nothing_listening_is_neither_healthy_nor_ready_and_the_error_says_where(agent: AgentFactory) -> None:
+    url = f"http://{HOST}:{free_port()}/api"
+    error = unusable(agent(prefect_url=url, collect_events=True).run(), health=0, ready=0)
+    assert url in error
+    assert "refused" in error
+    assert "`prefect_url`" in error
+
+
+def test_a_server_that_takes_connections_and_never_answers_is_unreachable(agent: AgentFactory) -> None:
+    with socket.socket() as mute:
+        mute.bind((HOST, 0))
+        mute.listen()
+        url = f"http://{HOST}:{mute.getsockname()[1]}/api"
+        error = unusable(agent(prefect_url=url, timeout=0.5).run(), health=0, ready=0)
+    assert url in error
+    assert "no answer" in error
+    assert "`prefect_url`" in error
+
+
+@pytest.mark.parametrize("credentials", [{}, {"username": USER, "password": WRONG_PASSWORD}])
+def test_a_server_that_wants_another_password_is_healthy_and_refuses_access(
+    guarded_server: PrefectServer,
+    agent: AgentFactory,
+    log: pytest.LogCaptureFixture,
+    credentials: dict[str, str],
+) -> None:
+    a = agent(prefect_url=guarded_server.api_url, **credentials)
+    error = unusable(a.run(), health=1, ready=1)
+    assert guarded_server.api_url in error
+    assert "401" in error
+    assert "`username`" in error
+    assert "`password`" in error
+    assert_secret([PASSWORD, WRONG_PASSWORD, basic(USER, WRONG_PASSWORD)], a, log)
+
+
+def test_with_the_right_password_all_is_collected(
+    guarded_server: PrefectServer, agent: AgentFactory, log: pytest.LogCaptureFixture
+) -> None:
+    a = agent(prefect_url=guarded_server.api_url, username=USER, password=PASSWORD)
+    result = a.run()
+    assert result.error == ""
+    assert result.warnings == []
+    assert (result.gauge("health"), result.gauge("ready")) == (1, 1)
+    assert result.metadata["version.scheme"] == "semver"
+    assert PASSWORD not in log.text
+    assert basic(USER, PASSWORD) not in log.text
+
+
+@pytest.mark.parametrize("option", ["headers", "extra_headers", "custom_headers"])
+def test_a_header_with_the_credentials_serves_as_well_as_a_password(
+    guarded_server: PrefectServer, agent: AgentFactory, log: pytest.LogCaptureFixture, option: str
+) -> None:
+    header = {"Authorization": f"Basic {basic(USER, PASSWORD)}"}
+    result = agent(prefect_url=guarded_server.api_url, **{option: header}).run()
+    assert result.error == ""
+    assert result.warnings == []
+    assert result.gauge("health") == 1
+    assert basic(USER, PASSWORD) not in log.text
+
+
+@pytest.mark.parametrize("option", ["headers", "extra_headers", "custom_headers"])
+def test_a_refused_header_shows_nowhere(
+    guarded_server: PrefectServer, agent: AgentFactory, log: pytest.LogCaptureFixture, option: str
+) -> None:
+    a = agent(prefect_url=guarded_server.api_url, **{option: {"Authorization": f"Bearer {TOKEN}"}})
+    error = unusable(a.run(), health=1, ready=1)
+    assert guarded_server.api_url in error
+    assert_secret([TOKEN], a, log)
+
+
+def test_the_password_of_an_http_proxy_shows_nowhere(agent: AgentFactory, log: pytest.LogCaptureFixture) -> None:
+    dead_proxy = f"http://{USER}:{PASSWORD}@{HOST}:{free_port()}"
+    url = "http://prefect.example:4200/api"
+    assert_secret([PASSWORD], agent(prefect_url=url, skip_proxy=False, proxy={"http": dead_proxy}), log)
+
+
+def test_a_url_without_api_is_told_to_be_wrong_with_the_one_that_is_meant(
+    server: PrefectServer, agent: AgentFactory
+) -> None:
+    error = unusable(agent(prefect_url=server.url).run(), health=0, ready=0)
+    assert f"{server.url} " in error
+    assert "not Prefect's API" in error
+    assert "`prefect_url`" in error
+    assert f"{server.url}/api" in error
+
+
+def test_a_url_with_a_path_that_is_not_the_api_s_is_told_to_be_wrong(
+    server: PrefectServer, agent: AgentFactory
+) -> None:
+    url = f"{server.api_url}/v2"
+    error = unusable(agent(prefect_url=url).run(), health=0, ready=0)
+    assert url in error
+    assert "`prefect_url`" in error
+
+
+def test_a_web_page_is_not_prefect_though_it_answers_with_success(agent: AgentFactory) -> None:
+    page = Answer(200, b"<!doctype html><title>It works!</title>", {"Content-Type": "text/html"})
+    with LoopbackServer(lambda _: page) as web:
+        url = f"{web.url}/api"
+        error = unusable(agent(prefect_url=url).run(), health=0, ready=1)
+    assert url in error
+    assert "HTML" in error
+    assert "`prefect_url`" in error
+
+
+def test_another_json_api_is_not_prefect(agent: AgentFactory) -> None:
+    other = Answer(200, b'{"status": "UP"}', {"Content-Type": "application/json"})
+    with LoopbackServer(lambda _: other) as api:
+        url = f"{api.url}/api"
+        error = unusable(agent(prefect_url=url).run(), health=0, ready=1)
+    assert url in error
+    assert "`prefect_url`" in error
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gate_that_refuses_everything_leaves_neither_health_nor_readiness(agent: AgentFactory, status: int) -> None:
+    with LoopbackServer(lambda _: Answer(status, b"no")) as gate:
+        url = f"{gate.url}/api"
+        error = unusable(agent(prefect_url=url).run(), health=0, ready=0)
+    assert url in error
+    assert str(status) in error
+    assert "`username`" in error
+
+
+def test_a_redirect_is_not_followed_and_the_error_names_the_target_to_configure(
+    agent: AgentFactory, log: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    def elsewhere(_: object) -> Answer:
+        asked.append("elsewhere")
+        return Answer(200, b"true", {"Content-Type": "application/json"})
+
+    with (
+        LoopbackServer(elsewhere) as target,
+        LoopbackServer(lambda request: Answer(307, headers={"Location": target.url + request.path})) as old,
+    ):
+        url = f"{old.url}/api"
+        a = agent(prefect_url=url, username=USER, password=PASSWORD)
+        error = unusable(a.run(), health=0, ready=0)
+        assert_secret([PASSWORD, basic(USER, PASSWORD)], a, log)
+    assert asked == []
+    assert url in error
+    assert "`prefect_url`" in error
+    # The address of the API, without the path of the request that happened to be redirected.
+    assert f"{target.url}/api" in error
+    assert "/admin/version" not in error
+
+
+def test_tls_to_a_port_without_it_is_told_to_need_http(server: PrefectServer, agent: AgentFactory) -> None:
+    url = server.api_url.replace("http://", "https://")
+    error = unusable(agent(prefect_url=url).run(), health=0, ready=0)
+    assert url in error
+    assert "TLS" in error
+    assert "`prefect_url`" in error
+    assert "http://" in error

@@ -1,0 +1,25 @@
+"""The fault laboratory: nothing is lost and nothing comes twice, whatever happens between the check and the server."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..lab.experiment import Outcome, run_experiment
+
+SEED = 20240
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.3, 0.6])
+def test_all_totals_equal_the_truth_in_the_servers_database_whatever_share_of_the_requests_is_spoilt(
+    rate: float,
+) -> None:
+    outcome = run_experiment(SEED, rate)
+    assert outcome.is_exact, f"{outcome.line()}\n{outcome.details()}"
+    assert did_what_it_should(outcome), outcome.line()
+
+
+def did_what_it_should(outcome: Outcome) -> bool:
+    """Whether there was enough to be counted, and faults where there should be some and nothing wrong where not."""
+    counts, samples, events = outcome.truth.size
+    enough = len(outcome.results) >= 30 and min(counts, samples, events) >= 168
+    return enough and (outcome.dealt.total() > 0) == (outcome.rate > 0) == bool(outcome.complaints)
