@@ -99,6 +99,10 @@ class EventFeed:
         if first_kept is not None:
             self._start = max(self._start, start_of(first_kept))
 
+    def look_back_to(self, moment: datetime) -> None:
+        """From now on leave out what occurred before this moment."""
+        self._start = moment if self._start is None else max(self._start, moment)
+
     @property
     def window_start(self) -> datetime:
         """The time before which the last reading looked at nothing."""

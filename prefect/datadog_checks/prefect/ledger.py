@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from .marks import Marks, bucket_of
+from .marks import Marks, bucket_of, start_of
 
-# Bounds the stored state; what is forgotten is older than what either witness still shows.
+# Bounds the stored state; what is older than the oldest transition that is kept is not counted any more.
 MOST_COUNTED = 50_000
 
 
@@ -31,11 +31,13 @@ class Ledger:
     def add(self, run: str, at: datetime) -> None:
         self._staged.add(_key(run, at), at)
 
-    def commit(self, forget_before: datetime) -> None:
+    def commit(self, forget_before: datetime) -> datetime | None:
+        """Keep what was staged; returns since when transitions are remembered, if older ones had to be forgotten."""
         self._counted.update(self._staged)
         self._staged = Marks()
         self._counted.forget_before(bucket_of(forget_before))
-        self._counted.forget_down_to(MOST_COUNTED)
+        first_kept = self._counted.forget_down_to(MOST_COUNTED)
+        return None if first_kept is None else start_of(first_kept)
 
     def pack(self) -> dict[str, str]:
         return self._counted.pack()

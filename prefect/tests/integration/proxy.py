@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        answer = self.respond(Request(self.command, self.path, self.headers, body))
+        answer = self.respond(Request(self.command, self.path, dict(self.headers.items()), body))
         if answer is None:
             self.close_connection = True
             return

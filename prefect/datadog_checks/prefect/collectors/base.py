@@ -150,7 +150,9 @@ class TransitionCollector(FeedCollector):
             self.context.warn(f"{self.subject}: {error}")
 
     def commit(self) -> None:
-        self._ledger.commit(forget_before=self._feed.window_start)
+        remembered_since = self._ledger.commit(forget_before=self._feed.window_start)
+        if remembered_since is not None:
+            self._feed.look_back_to(remembered_since)
         self._objects_through = self._objects_read_at
         super().commit()
 
