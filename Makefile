@@ -12,7 +12,7 @@ BIN := .venvs/check/bin
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help check test test-unit test-integration test-other-pythons test-oldest-base lint format types validate sync \
+.PHONY: help check test test-unit test-integration test-other-pythons test-oldest-base soak lint format types validate sync \
 	build clean
 
 help: ## Show what can be made
@@ -44,6 +44,9 @@ test-python%:
 test-oldest-base: .venvs/oldest/.stamp ## Run the unit tests on the oldest datadog-checks-base that the check works with
 	@echo "Unit tests on $$(grep ^datadog-checks-base requirements/oldest.txt)"
 	@.venvs/oldest/bin/pytest $(UNIT)
+
+soak: .venvs/check/.stamp .venvs/server/.stamp ## Count through faults and compare with the truth, for many seeds (SEEDS=, MINUTES=, SEED=, RATE=, DROP=)
+	@cd prefect && exec ../$(BIN)/python -m tests.lab.soak
 
 lint: .venvs/check/.stamp ## Check style and format
 	$(BIN)/ruff check

@@ -7,13 +7,11 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 import requests
 
-from ..lab.server import HOST
+from ..lab.loopback import LoopbackServer, QuietHandler
 
 FORWARDED_HEADERS = ("Accept", "Authorization", "Content-Type")
 RETURNED_HEADERS = ("Content-Type", "Date", "Location", "Retry-After")
@@ -42,34 +40,18 @@ class Answer:
 Fault = Callable[[Answer], Answer | None]
 
 
-class LoopbackServer:
+class RespondingServer(LoopbackServer):
     """Gives to each request the answer of `respond`, or closes the connection where that is None."""
 
     def __init__(self, respond: Callable[[Request], Answer | None]) -> None:
         class Handler(_Handler):
-            def respond(self, request: Request) -> Answer | None:
+            def answer_to(self, request: Request) -> Answer | None:
                 return respond(request)
 
-        self._server = ThreadingHTTPServer((HOST, 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self._server.server_port}"
-
-    def __enter__(self) -> LoopbackServer:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
 
-class Proxy(LoopbackServer):
+class Proxy(RespondingServer):
     """Forwards everything to the server at `target`, and spoils what it was told to."""
 
     def __init__(self, target: str) -> None:
@@ -77,10 +59,6 @@ class Proxy(LoopbackServer):
         self._target = target
         self._lock = threading.Lock()
         self._faults: list[tuple[re.Pattern[str], Fault, int | None]] = []
-
-    def __enter__(self) -> Proxy:
-        super().__enter__()
-        return self
 
     def spoil(self, path: str, fault: Fault, times: int | None = None) -> None:
         """Let `fault` change the answers to paths in which the pattern `path` is found, all or the next `times`."""
@@ -157,15 +135,12 @@ def with_objects(change: Callable[[dict[str, Any]], None]) -> Fault:
     return fault
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def respond(self, request: Request) -> Answer | None:
+class _Handler(QuietHandler):
+    def answer_to(self, request: Request) -> Answer | None:
         raise NotImplementedError
 
-    def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        answer = self.respond(Request(self.command, self.path, dict(self.headers.items()), body))
+    def respond(self) -> None:
+        answer = self.answer_to(Request(self.command, self.path, dict(self.headers.items()), self.read_body()))
         if answer is None:
             self.close_connection = True
             return
@@ -179,8 +154,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.wfile.write(answer.body)
-
-    do_POST = do_GET  # noqa: N815 - the name that http.server calls
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing on stderr."""

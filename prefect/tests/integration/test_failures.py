@@ -12,7 +12,7 @@ import pytest
 from ..conftest import AgentFactory
 from ..lab.agent import NAMESPACE, Agent, CheckRunResult
 from ..lab.server import FAST_EVENTS, HOST, PrefectServer, free_port
-from .proxy import Answer, LoopbackServer
+from .proxy import Answer, RespondingServer
 
 USER, PASSWORD = "datadog", "correct-horse-battery"
 WRONG_PASSWORD = "staple-and-a-zebra"
@@ -158,7 +158,7 @@ def test_a_url_with_a_path_that_is_not_the_api_s_is_told_to_be_wrong(
 
 def test_a_web_page_is_not_prefect_though_it_answers_with_success(agent: AgentFactory) -> None:
     page = Answer(200, b"<!doctype html><title>It works!</title>", {"Content-Type": "text/html"})
-    with LoopbackServer(lambda _: page) as web:
+    with RespondingServer(lambda _: page) as web:
         url = f"{web.url}/api"
         error = unusable(agent(prefect_url=url).run(), health=0, ready=1)
     assert url in error
@@ -168,7 +168,7 @@ def test_a_web_page_is_not_prefect_though_it_answers_with_success(agent: AgentFa
 
 def test_another_json_api_is_not_prefect(agent: AgentFactory) -> None:
     other = Answer(200, b'{"status": "UP"}', {"Content-Type": "application/json"})
-    with LoopbackServer(lambda _: other) as api:
+    with RespondingServer(lambda _: other) as api:
         url = f"{api.url}/api"
         error = unusable(agent(prefect_url=url).run(), health=0, ready=1)
     assert url in error
@@ -177,7 +177,7 @@ def test_another_json_api_is_not_prefect(agent: AgentFactory) -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_gate_that_refuses_everything_leaves_neither_health_nor_readiness(agent: AgentFactory, status: int) -> None:
-    with LoopbackServer(lambda _: Answer(status, b"no")) as gate:
+    with RespondingServer(lambda _: Answer(status, b"no")) as gate:
         url = f"{gate.url}/api"
         error = unusable(agent(prefect_url=url).run(), health=0, ready=0)
     assert url in error
@@ -195,8 +195,8 @@ def test_a_redirect_is_not_followed_and_the_error_names_the_target_to_configure(
         return Answer(200, b"true", {"Content-Type": "application/json"})
 
     with (
-        LoopbackServer(elsewhere) as target,
-        LoopbackServer(lambda request: Answer(307, headers={"Location": target.url + request.path})) as old,
+        RespondingServer(elsewhere) as target,
+        RespondingServer(lambda request: Answer(307, headers={"Location": target.url + request.path})) as old,
     ):
         url = f"{old.url}/api"
         a = agent(prefect_url=url, username=USER, password=PASSWORD)

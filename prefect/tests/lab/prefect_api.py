@@ -19,9 +19,9 @@ from .waiting import wait_until
 
 Json: TypeAlias = dict[str, Any]
 
-REQUEST_SECONDS = 60.0
+REQUEST_SECONDS = 120.0
 BUSY_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-EVENT_SECONDS = 60.0
+EVENT_SECONDS = 120.0
 TERMINAL_TYPES = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 
 
@@ -193,7 +193,7 @@ class PrefectApi:
         self.delete(f"flow_runs/{flow_run_id}")
 
     def wait_for_state(
-        self, flow_run_id: str, types: Collection[str] = TERMINAL_TYPES, timeout_seconds: float = 60.0
+        self, flow_run_id: str, types: Collection[str] = TERMINAL_TYPES, timeout_seconds: float = 120.0
     ) -> Json:
         """Wait until a run is in a state of one of these types, and return the run."""
 

@@ -29,6 +29,11 @@ FAST_EVENTS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
 
+# `prefect` without Python's cyclic garbage collection. Collecting an SQLite cursor blocks the server's event loop while
+# a thread waits for the database's lock, and who holds the lock waits for the event loop: now and then the server would
+# stand still for the 60 s that SQLite waits for a lock.
+_SERVE = "import gc; gc.disable(); from prefect.cli import app; app()"
+
 
 class PrefectServer:
     """A server process on a free port (or on `port`), and a temporary `folder` that holds its home and its log.
@@ -46,7 +51,7 @@ class PrefectServer:
         (self.folder / "tmp").mkdir()
         self.port = port or free_port()
         self.log_path = self.folder / "server.log"
-        command = self.command("prefect", "server", "start", "--host", HOST, "--port", str(self.port))
+        command = self.command("python", "-c", _SERVE, "server", "start", "--host", HOST, "--port", str(self.port))
         self._process = LabProcess(command, self.environment(), self.home, self.log_path)
 
     @property

@@ -1,0 +1,80 @@
+"""`make soak`: many experiments of the fault laboratory, a line each; ends with 1 if anything was lost or came twice.
+
+`SEEDS` is how many seeds to try at each rate (5), `MINUTES` how long to go on instead. `SEED` and `RATE` choose one,
+`DROP` is the share of events that never become visible (0), `VERBOSE=1` prints what the check runs complained of.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+
+from .errors import LabError
+from .experiment import run_experiment
+
+RATES = (0.0, 0.1, 0.3, 0.6)
+DEFAULT_SEEDS = 5
+HIGHEST_SEED = 999_999
+
+
+def main() -> int:
+    """Run the experiments and return the exit code: 0, 1 if something was lost, came twice or went wrong, 130."""
+    # what the check logs is what it is meant to suffer; without a handler, Python would print it in between
+    logging.getLogger().addHandler(logging.NullHandler())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        return _soak(os.environ)
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; everything that was started is stopped.", file=sys.stderr)
+        return 130
+
+
+def _soak(environment: Mapping[str, str]) -> int:
+    drop_rate = _number(environment, "DROP", 0.0)
+    experiments = failures = 0
+    for seed, rate in _plan(environment):
+        outcome = run_experiment(seed, rate, drop_rate)
+        print(outcome.line(), flush=True)
+        if environment.get("VERBOSE"):
+            print(*(f"  {line}" for line in outcome.complaints), sep="\n", flush=True)
+        if not outcome.is_exact:
+            print(outcome.details(), flush=True)
+            failures += 1
+        experiments += 1
+    print(f"{experiments} experiments, {failures} with something lost or twice")
+    return 1 if failures else 0
+
+
+def _plan(environment: Mapping[str, str]) -> Iterator[tuple[int, float]]:
+    """Pairs of a seed and a rate, until the number of seeds or the minutes are used up."""
+    rates = (_number(environment, "RATE", 0.0),) if environment.get("RATE") else RATES
+    deadline = time.monotonic() + 60 * _number(environment, "MINUTES", 0.0) if environment.get("MINUTES") else None
+    left = 1.0 if environment.get("SEED") else _number(environment, "SEEDS", DEFAULT_SEEDS)
+    while left > 0 or (deadline is not None and not environment.get("SEED")):
+        left -= 1
+        seed = int(_number(environment, "SEED", random.SystemRandom().randint(1, HIGHEST_SEED)))
+        for rate in rates:
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+            yield seed, rate
+
+
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name) or str(default)
+    try:
+        return float(text)
+    except ValueError:
+        raise LabError(f"{name} is {text!r}, but should be a number.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
