@@ -135,6 +135,18 @@ def with_objects(change: Callable[[dict[str, Any]], None]) -> Fault:
     return fault
 
 
+def without_event(event_id: str) -> Fault:
+    """The same page of events as if this one were still on its way."""
+
+    def fault(answer: Answer) -> Answer:
+        page = json.loads(answer.body)
+        there = [event for event in page["events"] if event["id"] != event_id]
+        page["total"] -= len(page["events"]) - len(there)
+        return replace(answer, body=json.dumps({**page, "events": there}).encode())
+
+    return fault
+
+
 class _Handler(QuietHandler):
     def answer_to(self, request: Request) -> Answer | None:
         raise NotImplementedError

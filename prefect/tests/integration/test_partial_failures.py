@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,9 +12,10 @@ from ..lab.agent import NAMESPACE, Agent, CheckRunResult
 from ..lab.prefect_api import PrefectApi
 from ..lab.server import PrefectServer
 from ..lab.task_run import ClientTaskRun
-from .proxy import Proxy, fails_with, is_cut_off, is_dropped, is_html
+from .proxy import Proxy, fails_with, is_cut_off, is_dropped, is_html, without_event
 from .stage import Stage
 
+SECOND = timedelta(seconds=1)
 COUNTS_AND_HISTOGRAMS = (".count", ".throughput", "_duration")
 
 
@@ -160,6 +162,24 @@ def test_a_run_whose_history_cannot_be_read_is_counted_once_as_soon_as_it_can(
         for name in ("execution", "retry_gaps", "queue_wait")
     }
     assert samples == {"execution": 2, "retry_gaps": 1, "queue_wait": 1}
+
+
+def test_the_end_of_an_upstream_task_run_that_never_ran_is_known_before_its_event_arrives(
+    proxy: Proxy, behind: Agent, stage: Stage
+) -> None:
+    run_well(behind)
+    flow_run = stage.run("PENDING", "RUNNING")
+    upstream = ClientTaskRun(stage.api, "extract", flow_run["id"])
+    downstream = ClientTaskRun(stage.api, "load", flow_run["id"], upstream=[upstream.id])
+    moment = datetime.now(UTC)
+    pending, cached = upstream.enter("PENDING", at=moment), upstream.enter("COMPLETED", "Cached", at=moment + SECOND)
+    events = [downstream.enter(state, at=moment + 4 * SECOND) for state in ("PENDING", "RUNNING")]
+    stage.api.wait_for_events([pending, cached, *events])
+    stage.api.wait_for_task_run(upstream.id, lambda run: bool(run["state_type"] == "COMPLETED"))
+    proxy.spoil("/events/filter", without_event(cached))
+    assert run_well(behind).samples("task_runs.dependency_wait_duration") == [pytest.approx(3.0)]
+    proxy.heal()
+    assert run_well(behind).samples("task_runs.dependency_wait_duration") == []
 
 
 def test_a_server_that_is_busy_twice_is_asked_a_third_time_and_leaves_no_warning(

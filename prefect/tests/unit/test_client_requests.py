@@ -138,16 +138,23 @@ def closed() -> exceptions.ConnectionError:
     return exceptions.ConnectionError(ProtocolError("Connection aborted.", RemoteDisconnected("closed")))
 
 
+def broken_off() -> exceptions.ChunkedEncodingError:
+    inner = ProtocolError("Response ended prematurely")
+    inner.__context__ = ValueError("invalid literal for int() with base 16: b''")
+    return exceptions.ChunkedEncodingError(inner)
+
+
 @pytest.mark.parametrize(
     ("outcome", "cause"),
     [
         (refused(), "Connection refused"),
         (unresolved(), "Name or service not known"),
         (closed(), "the connection was closed before an answer"),
+        (broken_off(), "the answer broke off"),
         (exceptions.ReadTimeout("slow"), "no answer to POST /flow_runs/filter within 10 s"),
         (exceptions.ConnectTimeout("slow"), "no connection to POST /flow_runs/filter within 10 s"),
     ],
-    ids=["refused", "no such name", "closed", "no answer", "no connection"],
+    ids=["refused", "no such name", "closed", "broken off", "no answer", "no connection"],
 )
 def test_a_connection_that_fails_names_the_url_and_the_cause_in_plain_words(outcome: Exception, cause: str) -> None:
     message = message_of(outcome, Unreachable)

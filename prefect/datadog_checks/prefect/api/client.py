@@ -43,6 +43,7 @@ DEEPEST_CAUSE = 10
 PLAIN_WORDS = {
     "RemoteDisconnected": "the connection was closed before an answer",
     "IncompleteRead": "the answer broke off",
+    "ValueError": "the answer broke off",  # the length of its next chunk is missing
 }
 
 Parsed = TypeVar("Parsed")

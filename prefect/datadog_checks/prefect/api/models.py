@@ -152,8 +152,14 @@ class TaskRun(TaskRunPayload):
     id: str
     flow_run_id: str | None = None
     state_type: StateType | None = None
+    state: CurrentState | None = None
     start_time: AwareDatetime | None = None
     end_time: AwareDatetime | None = None
+
+    @property
+    def entered_terminal_at(self) -> datetime | None:
+        """When it entered its current state, where that is a terminal one."""
+        return self.state.timestamp if self.state and self.state_type in TERMINAL else None
 
 
 class EventState(ApiModel):

@@ -131,14 +131,14 @@ class TaskRunTransitions(TransitionCollector):
         """When the upstream task runs of those that start ended, by their ids."""
         upstream = {identity for change in transitions if starts_task(change) for identity in upstream_ids(change)}
         ends = ends_of(transitions)
-        if missing := upstream - ends.keys():
-            runs = self.context.api.task_runs_by_id(missing)
-            ends.update((run.id, run.end_time) for run in runs if run.end_time)
+        objects = self.context.api.task_runs_by_id(missing) if (missing := upstream - ends.keys()) else []
+        ends.update((run.id, run.end_time) for run in objects if run.end_time)
         if missing := upstream - ends.keys():
             # The server records a task run's end apart from the event, and later where it is busy.
             events = self.context.api.events_of([f"prefect.task-run.{identity}" for identity in missing])
             ends.update(ends_of(transition for event in events if (transition := transition_of(event))))
-        return ends
+        # One that ended without having run has no end time, and its event may still be on the way.
+        return {run.id: run.entered_terminal_at for run in objects if run.entered_terminal_at} | ends
 
 
 def counts(transition: Transition) -> bool:
