@@ -15,7 +15,7 @@ from typing import Any
 from .api.models import Event, EventPage
 from .api.prefect import EVENTS_PAGE_SIZE, PrefectApi
 from .marks import Marks, bucket_of, start_of
-from .state_store import Document, StateStore
+from .state_store import Document
 
 LOOKBACK = timedelta(hours=1)
 # Bounds the stored state to about a megabyte; beyond it the oldest minutes are no longer looked back into.
@@ -55,20 +55,6 @@ class EventFeed:
                 self._seen = Marks.unpack(saved["seen"])
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"damaged: {error}") from None
-
-    @classmethod
-    def restored(cls, api: PrefectApi, criteria: Mapping[str, Any], store: StateStore, name: str) -> EventFeed:
-        """The feed with the memory that the store has of it, or without one where that is damaged."""
-        try:
-            return cls(api, criteria, store.load(name))
-        except ValueError:
-            store.report_unreadable(name)
-            return cls(api, criteria, None)
-
-    @property
-    def was_restored(self) -> bool:
-        """Whether it has a memory of an earlier life; asked before the first reading."""
-        return self._start is not None
 
     def read(self, first_interval: timedelta) -> Reading:
         """What is new; `first_interval` is how far back a feed without a past begins. Raises `ApiError`."""

@@ -12,10 +12,9 @@ import pytest
 from datadog_checks.prefect import event_feed
 from datadog_checks.prefect.api.errors import OutOfTime
 from datadog_checks.prefect.event_feed import EventFeed
-from datadog_checks.prefect.state_store import StateStore
 
 from .builders import T0
-from .events_endpoint import CRITERIA, EventsEndpoint
+from .events_endpoint import EventsEndpoint
 from .test_event_feed import INTERVAL, ids, many, spread, take
 
 
@@ -97,20 +96,11 @@ def test_a_document_says_when_the_feed_began_how_far_it_got_and_what_it_saw(endp
     ],
     ids=str,
 )
-def test_a_damaged_document_is_told_and_the_feed_begins_one_interval_ago(
-    endpoint: EventsEndpoint, damage: dict[str, Any]
-) -> None:
+def test_a_damaged_document_is_a_value_error(endpoint: EventsEndpoint, damage: dict[str, Any]) -> None:
     feed = started(endpoint)
-    spread(endpoint, 10)
     take(feed)
-    stored = {"format": 1, "data": {**as_stored(feed), **damage}}
-    warnings: list[str] = []
-    store = StateStore(lambda name: json.dumps(stored), lambda name, text: None, warnings.append)
-    endpoint.happen("recent", seconds_ago=5)
-    endpoint.happen("older", seconds_ago=20)
-    again = EventFeed.restored(endpoint.api(), CRITERIA, store, "flow_runs")
-    assert take(again) == ["recent"]
-    assert warnings == ["the stored state of flow_runs cannot be read: counting starts one collection interval ago"]
+    with pytest.raises(ValueError, match=r"."):
+        endpoint.feed({**as_stored(feed), **damage})
 
 
 @pytest.mark.parametrize("key", ["start", "through", "seen"])
@@ -121,15 +111,6 @@ def test_a_document_that_lacks_a_part_is_a_value_error(endpoint: EventsEndpoint,
     del damaged[key]
     with pytest.raises(ValueError, match=key):
         endpoint.feed(damaged)
-
-
-def test_a_feed_whose_store_is_empty_begins_without_a_warning(endpoint: EventsEndpoint) -> None:
-    warnings: list[str] = []
-    store = StateStore(lambda name: "", lambda name, text: None, warnings.append)
-    endpoint.happen("a", seconds_ago=5)
-    feed = EventFeed.restored(endpoint.api(), CRITERIA, store, "flow_runs")
-    assert take(feed) == ["a"]
-    assert warnings == []
 
 
 @pytest.mark.parametrize("gone", [1, 20, 60, 300])

@@ -62,8 +62,12 @@ class FeedCollector(Collector):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._feed = EventFeed.restored(context.api, self.criteria(), context.store, self.document())
         self._taken: list[Event] = []
+        try:
+            self.restore(context.store.load(self.document()))
+        except (ValueError, KeyError):
+            context.store.report_unreadable(self.document())
+            self.restore(None)
 
     @abstractmethod
     def document(self) -> str:
@@ -98,6 +102,10 @@ class FeedCollector(Collector):
         """What is to be remembered."""
         return self._feed.document()
 
+    def restore(self, saved: Document | None) -> None:
+        """Begin where `memory` was saved, or anew; what it raises for one that it did not write means the latter."""
+        self._feed = EventFeed(self.context.api, self.criteria(), saved)
+
 
 class TransitionCollector(FeedCollector):
     """Counts each transition once, by two witnesses: its event, and the run object where the event is late or lost.
@@ -109,25 +117,12 @@ class TransitionCollector(FeedCollector):
     # A server under load may commit an object some time after the end that it tells of.
     overlap = timedelta(minutes=2)
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self._ledger = Ledger()
-        self._objects_through: datetime | None = None
-        self._objects_read_at: datetime | None = None
-        try:
-            self._restore()
-        except (ValueError, KeyError):
-            # Without the ledger, the past that the feed still looks at would be counted again from the objects.
-            self._feed = EventFeed(context.api, self.criteria(), None)
-            context.store.report_unreadable(self.document())
-
-    def _restore(self) -> None:
-        if not self._feed.was_restored:
-            return
-        saved = self.context.store.load(self.document()) or {}
-        through = saved["objects_through"]
-        self._ledger = Ledger.unpack(saved["counted"])
+    def restore(self, saved: Document | None) -> None:
+        super().restore(saved)
+        through = saved["objects_through"] if saved else None
+        self._ledger = Ledger.unpack(saved["counted"] if saved else {})
         self._objects_through = aware_moment(through) if through else None
+        self._objects_read_at: datetime | None = None
 
     @abstractmethod
     def take_ended(self, sheet: Sheet, since: datetime) -> None:
