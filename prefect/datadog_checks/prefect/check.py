@@ -22,9 +22,9 @@ from .api.prefect import PrefectApi
 from .clock import ServerClock
 from .collectors import COLLECTORS, Collector, Context, Events, Server
 from .config_models import ConfigMixin
-from .flow_run_board import FlowRunBoard
 from .inventory import Inventory
 from .metrics import NAMESPACE
+from .run_board import RunBoard
 from .settings import Settings
 from .state_store import StateStore
 from .submitter import Sheet, Submitter, VanishedTagSets
@@ -65,7 +65,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._settings = settings = Settings.of(self.config)
         self._api = PrefectApi(Client(self.http, settings.url, ServerClock(), settings.headers))
         self._inventory = Inventory(self._api, settings.filters)
-        self._board = FlowRunBoard(self._api)
+        self._board = RunBoard(self._api)
         self._store = StateStore(self.read_persistent_cache, self.write_persistent_cache, self.warning)
         self._submitter = Submitter(self, settings.tags, self._restore_vanished())
         context = Context(self._api, settings, self._inventory, self._board, self._store, self.warning)

@@ -1,93 +1,147 @@
 """Reads each event of a kind once, however late it becomes visible, without reading those again that it has read.
 
 The server can page events by the time they occurred and tell their total, but not what is new. So the feed keeps the
-ids it has read by the minute in which they occurred, and compares totals with how many it knows: equal totals say that
-nothing is new, and a span whose total is larger holds what arrived late.
+keys of what it has read by the minute in which it occurred, and compares totals with how many it knows: equal totals
+say that nothing is new, and a span whose total is larger holds what arrived late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from .api.models import Event, EventPage
 from .api.prefect import EVENTS_PAGE_SIZE, PrefectApi
+from .closed_minutes import ClosedMinutes
 from .marks import Marks, bucket_of, start_of
 from .state_store import Document
 
-LOOKBACK = timedelta(hours=1)
-# Bounds the stored state to about a megabyte; beyond it the oldest minutes are no longer looked back into.
-MOST_REMEMBERED = 100_000
+# Bound the stored state to less than a megabyte; beyond it the oldest minutes are no longer looked back into.
+MOST_REMEMBERED = 240_000
+MOST_IN_FULL = 20_000
 MOST_READ_AT_ONCE = 10_000
 INSTANT = timedelta(microseconds=1)
+
+KeyOf = Callable[[Event], str]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far back to look: for events that become visible late, and after a time in which nobody looked."""
+
+    lookback: timedelta = timedelta(hours=1)
+    catch_up: timedelta = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """New events in the order they occurred; `behind` counts those left for next time, `lost` is a span given up."""
+    """New events in the order they occurred; `behind` counts those left for next time.
+
+    `lost` is a span that was given up, and `too_late` counts events that came when nobody looked for them any more.
+    """
 
     events: list[Event]
     behind: int = 0
     lost: tuple[datetime, datetime] | None = None
+    too_late: int = 0
 
 
 class EventFeed:
-    """The events that match `criteria`, from `start` on, each given out until it is committed.
+    """The events that match `criteria`, each given out until it is committed.
 
-    `criteria` are filters of `/events/filter`, without the times. `saved` is what `document` gave in an earlier life;
-    raises `ValueError` where it is damaged.
+    `criteria` are filters of `/events/filter`, without the times. `key_of` names what an event tells, so that it can be
+    asked for by somebody who has it from elsewhere. `saved` is what `document` gave in an earlier life; raises
+    `ValueError` where it is damaged.
     """
 
-    def __init__(self, api: PrefectApi, criteria: Mapping[str, Any], saved: Document | None) -> None:
+    def __init__(
+        self,
+        api: PrefectApi,
+        criteria: Mapping[str, Any],
+        saved: Document | None,
+        reach: Reach,
+        key_of: KeyOf = lambda event: event.id,
+    ) -> None:
         self._api = api
         self._criteria = criteria
+        self._reach = reach
+        self._key_of = key_of
         self._start: datetime | None = None
         self._through: datetime | None = None
         self._seen = Marks()
+        self._closed = ClosedMinutes()
         self._read_at: datetime | None = None
         self._window_start: datetime | None = None
+        self._given_out = 0
         if saved is not None:
             try:
                 self._start = aware_moment(saved["start"])
                 self._through = aware_moment(saved["through"])
                 self._seen = Marks.unpack(saved["seen"])
+                self._closed = ClosedMinutes.unpack(saved["closed"])
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"damaged: {error}") from None
 
     def read(self, first_interval: timedelta) -> Reading:
         """What is new; `first_interval` is how far back a feed without a past begins. Raises `ApiError`."""
         now = self._api.now()
-        if self._start is None or self._start > now + LOOKBACK:
+        if self._start is None or self._start > now + self._reach.lookback:
             # A server whose clock was set back by hours is a new beginning.
-            self._start, self._seen = now - first_interval, Marks()
-        oldest = start_of(bucket_of(now - LOOKBACK))
-        since = max(self._start, oldest)
-        lost = (self._through, oldest) if self._through and self._through < oldest else None
-        search = _Search(self._api, self._criteria, self._seen, since, now + LOOKBACK)
+            self._start, self._through = now - first_interval, None
+            self._seen, self._closed = Marks(), ClosedMinutes()
+        lost = self._give_up_before(now - self._reach.catch_up)
+        # What became visible while nobody looked may have occurred as long before as what does so now.
+        looked = min(now, self._through) if self._through else now
+        since = max(self._start, start_of(bucket_of(looked - self._reach.lookback)))
+        search = _Search(self._api, self._criteria, self._seen, self._key_of, since, now + self._reach.lookback)
         behind = search.run()
-        self._seen = search.seen
-        self._read_at, self._window_start = now, since
-        return Reading(sorted(search.found.values(), key=lambda event: event.occurred), behind, lost)
+        too_late = 0 if search.must_stop() else self._closed.count_arrivals(self._total_of)
+        self._read_at, self._window_start, self._given_out = now, since, len(search.found) + behind
+        events = sorted(search.found, key=lambda event: event.occurred)
+        return Reading(events, behind, lost, too_late)
 
-    def commit(self, events: Iterable[Event]) -> None:
+    def _give_up_before(self, moment: datetime) -> tuple[datetime, datetime] | None:
+        """Leave out what occurred before this moment and after the last look; returns that span, if there is one."""
+        if self._start is None or self._through is None or self._through >= moment:
+            return None
+        self._start, self._closed = max(self._start, moment), ClosedMinutes()
+        return self._through, moment
+
+    def _total_of(self, first: int, end: int) -> int:
+        return self._api.events(self._criteria, start_of(first), start_of(end) - INSTANT, 0).total
+
+    def commit(self, events: list[Event]) -> None:
         """Never give these events of the last reading out again."""
         assert self._window_start is not None, "commit() before the first read()"
         assert self._start is not None, "commit() before the first read()"
         for event in events:
-            self._seen.add(event.id, event.occurred)
-        self._through = self._read_at
+            self._seen.add(self._key_of(event), event.occurred)
+        if len(events) == self._given_out:
+            self._through = self._read_at
+        else:
+            self._through = self._through or self._window_start
         # What is forgotten must not be looked at again, even if the server's clock is set back.
-        self._start = max(self._start, self._window_start)
-        self._seen.forget_before(bucket_of(self._start))
-        first_kept = self._seen.forget_down_to(MOST_REMEMBERED)
+        self.look_back_to(max(self._start, self._window_start))
+        first_kept = self._seen.first_of_newest(MOST_REMEMBERED)
         if first_kept is not None:
-            self._start = max(self._start, start_of(first_kept))
+            self.look_back_to(start_of(first_kept))
+        self._seen.coarsen_but_newest(MOST_IN_FULL)
 
     def look_back_to(self, moment: datetime) -> None:
         """From now on leave out what occurred before this moment."""
-        self._start = moment if self._start is None else max(self._start, moment)
+        assert self._start is not None, "look_back_to() before the first read()"
+        first, self._start = bucket_of(self._start - INSTANT) + 1, max(self._start, moment)
+        end = bucket_of(self._start)
+        # Those that began before `first` were looked into in part only.
+        self._closed.close(first, self._seen.counts(first, end))
+        self._seen.forget_before(end)
+
+    def has(self, key: str, at: datetime) -> bool:
+        """Whether an event of this key that occurred then was committed."""
+        return self._seen.has(key, at)
 
     @property
     def window_start(self) -> datetime:
@@ -103,6 +157,7 @@ class EventFeed:
             "start": self._start.isoformat(),
             "through": self._through.isoformat(),
             "seen": self._seen.pack(),
+            "closed": self._closed.pack(),
         }
 
 
@@ -110,42 +165,49 @@ class _Search:
     """One look for new events between two times."""
 
     def __init__(
-        self, api: PrefectApi, criteria: Mapping[str, Any], seen: Marks, since: datetime, until: datetime
+        self,
+        api: PrefectApi,
+        criteria: Mapping[str, Any],
+        seen: Marks,
+        key_of: KeyOf,
+        since: datetime,
+        until: datetime,
     ) -> None:
         self._api = api
         self._criteria = criteria
+        self._seen = seen
+        self._key_of = key_of
         self._since = since
         self._until = until
         self._stop_at = api.seconds_left() / 2
-        self.seen = seen
-        self.found: dict[str, Event] = {}
+        self.found: list[Event] = []
         self._found = Marks()
 
     def run(self) -> int:
         """Collect new events in `found`; returns how many the server has that were left for next time."""
         first, end = bucket_of(self._since), bucket_of(self._until) + 1
         page = self._first_page(self._since, self._until, EVENTS_PAGE_SIZE)
-        if page.total < self.seen.count(first, end):
+        if page.total < self._seen.count(first, end):
             # Events that were read are gone, as after a restored backup: totals can only be compared afresh.
-            self._forget_vanished(page)
+            self._recount(page)
             return 0
         oldest = self._read_while_new(page, first, end)
         if oldest is not None:
             end_of_rest = min(end, bucket_of(oldest) + 1)
             # Where the last reading stopped for lack of time, what is new begins at the oldest known event.
-            edge = min(self.seen.oldest_bucket(first), end_of_rest)
+            edge = min(self._seen.oldest_bucket(first), end_of_rest)
             after_edge = min(edge + 1, end_of_rest)
             self._look_into(first, edge)
             self._look_into(edge, after_edge)
             self._look_into(after_edge, end_of_rest)
-        return max(0, page.total - self._known(first, end)) if self._must_stop() else 0
+        return max(0, page.total - self._known(first, end)) if self.must_stop() else 0
 
     def _read_while_new(self, page: EventPage, first: int, end: int) -> datetime | None:
         """Follow pages until all is known, or until one brings nothing new: then returns how far back it went."""
         total = page.total
         while True:
             is_new = [self._take(event) for event in page.events]
-            if self._known(first, end) >= total or self._must_stop():
+            if self._known(first, end) >= total or self.must_stop():
                 return None
             if page.events and not any(is_new):
                 return min(event.occurred for event in page.events)
@@ -156,7 +218,7 @@ class _Search:
 
     def _look_into(self, first: int, end: int) -> None:
         """Find what arrived late in the buckets from `first` to before `end`, halving the span by totals."""
-        if first >= end or self._must_stop():
+        if first >= end or self.must_stop():
             return
         since, until = max(self._since, start_of(first)), min(self._until, start_of(end) - INSTANT)
         known = self._known(first, end)
@@ -171,17 +233,17 @@ class _Search:
         else:
             for event in self._all(since, until):
                 self._take(event)
-                if self._must_stop():
+                if self.must_stop():
                     return
 
-    def _forget_vanished(self, page: EventPage) -> None:
-        present = Marks()
+    def _recount(self, page: EventPage) -> None:
+        present: Counter[int] = Counter()
         for event in self._pages_from(page):
             if not self._take(event):
-                present.add(event.id, event.occurred)
-            if self._must_stop():
+                present[bucket_of(event.occurred)] += 1
+            if self.must_stop():
                 return
-        self.seen = present
+        self._seen.recount(present)
 
     def _all(self, since: datetime, until: datetime) -> Iterator[Event]:
         return self._pages_from(self._first_page(since, until, EVENTS_PAGE_SIZE))
@@ -195,16 +257,17 @@ class _Search:
         return self._api.events(self._criteria, since, until, limit)
 
     def _take(self, event: Event) -> bool:
-        if self.seen.has(event.id, event.occurred) or event.id in self.found:
+        key = self._key_of(event)
+        if self._seen.has(key, event.occurred) or self._found.has(key, event.occurred):
             return False
-        self.found[event.id] = event
-        self._found.add(event.id, event.occurred)
+        self.found.append(event)
+        self._found.add(key, event.occurred)
         return True
 
     def _known(self, first: int, end: int) -> int:
-        return self.seen.count(first, end) + self._found.count(first, end)
+        return self._seen.count(first, end) + self._found.count(first, end)
 
-    def _must_stop(self) -> bool:
+    def must_stop(self) -> bool:
         """Half of the time left is for what the events lead to: runs, names and histories to be looked up."""
         return len(self.found) >= MOST_READ_AT_ONCE or self._api.seconds_left() < self._stop_at
 

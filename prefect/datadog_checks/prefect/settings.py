@@ -24,6 +24,8 @@ class Settings:
     collect_events: bool
     late_after: timedelta
     worker_stale_after: timedelta
+    event_lookback: timedelta
+    max_catch_up: timedelta
     interval: timedelta
 
     @classmethod
@@ -41,6 +43,8 @@ class Settings:
             collect_events=bool(config.collect_events),
             late_after=timedelta(seconds=config.late_start_grace_seconds or 0),
             worker_stale_after=timedelta(seconds=config.worker_stale_after_seconds or 0),
+            event_lookback=timedelta(seconds=config.event_lookback_seconds or 0),
+            max_catch_up=timedelta(seconds=config.max_catch_up_seconds or 0),
             interval=timedelta(seconds=max(0, config.min_collection_interval or 0) or LEAST_BUDGET_SECONDS),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from .api.models import STATE_TYPES, TERMINAL, Event, EventPayload, FlowRun, State, TaskRun, TaskRunPayload
@@ -37,6 +37,11 @@ class Transition:
     @property
     def runs(self) -> bool:
         return self.to_type == "RUNNING"
+
+    @property
+    def phase(self) -> str:
+        """What kind of change it is: what tells two changes of one run at the same moment apart."""
+        return "ends" if self.to_type in TERMINAL else self.to_type
 
     @property
     def matters(self) -> bool:
@@ -171,6 +176,13 @@ def transitions_of_ended(run: FlowRun) -> list[Transition] | None:
     return [Transition(run.id, run.start_time, "RUNNING", "PENDING", 1), end]
 
 
+def last_start(run: FlowRun) -> Transition | None:
+    """The last entry into RUNNING that the object of a run tells that is not over; None where it tells none."""
+    in_state_since = run.state.timestamp if run.state else None
+    at = in_state_since if run.state_type == "RUNNING" else run.start_time
+    return Transition(run.id, at, "RUNNING", None, run.run_count) if at and run.run_count else None
+
+
 def is_first_running(history: Iterable[State], at: datetime) -> bool:
     return not any(state.type == "RUNNING" and state.timestamp < at for state in history)
 
@@ -224,25 +236,40 @@ def starts_task(transition: Transition) -> bool:
 
 def task_identity(transition: Transition) -> str:
     """What names a task run in its events and in its object alike: older servers may give the object another id."""
+    if transition.payload.dynamic_key is None:
+        return transition.run_id
     return f"{transition.flow_run_id}/{transition.payload.task_key}/{transition.payload.dynamic_key}"
 
 
-def transitions_of_ended_task(task_run: TaskRun) -> list[Transition]:
-    """What a task-run object that has an end tells of its start and its end."""
-    if task_run.end_time is None or task_run.state_type not in TERMINAL:
-        return []
-    end = Transition(
+def transitions_of_task(task_run: TaskRun) -> list[Transition]:
+    """What a task-run object tells of its start and its end."""
+    found = []
+    if task_run.start_time is not None and task_run.run_count == 1:
+        found.append(_task_transition(task_run, task_run.start_time, "PENDING", "RUNNING"))
+    if task_run.state_type and (ended := _task_end(task_run)) is not None:
+        found.append(_task_transition(task_run, ended, "RUNNING", task_run.state_type))
+    return found
+
+
+def _task_transition(task_run: TaskRun, at: datetime, from_type: str, to_type: str) -> Transition:
+    return Transition(
         run_id=task_run.id,
-        at=task_run.end_time,
-        to_type=task_run.state_type or "",
-        from_type="RUNNING",
+        at=at,
+        to_type=to_type,
+        from_type=from_type,
         run_count=task_run.run_count,
         payload=task_run,
         flow_run_id=task_run.flow_run_id,
     )
-    if task_run.run_count != 1 or task_run.start_time is None:
-        return [end]
-    return [replace(end, at=task_run.start_time, to_type="RUNNING", from_type="PENDING"), end]
+
+
+def _task_end(task_run: TaskRun) -> datetime | None:
+    if task_run.state_type not in TERMINAL:
+        return None
+    if task_run.end_time is None and not task_run.run_count and task_run.state_name != "RolledBack":
+        # One that never ran has no end time, but its state is the one that it ended in.
+        return task_run.entered_terminal_at
+    return task_run.end_time
 
 
 def task_run_outcome(transition: Transition, late_after: timedelta, upstream_end: datetime | None) -> Outcome:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from datadog_checks.prefect.api.errors import OutOfTime
 from datadog_checks.prefect.api.prefect import PrefectApi
-from datadog_checks.prefect.event_feed import EventFeed
+from datadog_checks.prefect.event_feed import EventFeed, Reach
 
 from .builders import T0
 
@@ -28,12 +28,13 @@ class EventsEndpoint:
     def __init__(self) -> None:
         self.now = T0
         self.left = 15.0
+        self.reach = Reach()
         self.requests: list[tuple[str, int]] = []
         self.before_answer: Callable[[int], None] = lambda number: None
         self._events: dict[str, datetime] = {}
 
     def feed(self, saved: dict[str, Any] | None = None) -> EventFeed:
-        return EventFeed(self.api(), CRITERIA, saved)
+        return EventFeed(self.api(), CRITERIA, saved, self.reach)
 
     def api(self) -> PrefectApi:
         return PrefectApi(self)  # type: ignore[arg-type]

@@ -16,6 +16,8 @@ BAD_TIMEOUTS: tuple[object, ...] = ("soon", 0, -1)
 MALFORMED: dict[str, tuple[object, ...]] = {
     "late_start_grace_seconds": (-1, -0.001, "soon", [], math.inf, math.nan, "inf", 1e300),
     "worker_stale_after_seconds": (-1, 0, "soon", {}, math.inf, math.nan, "inf", 1e300),
+    "event_lookback_seconds": (-1, 0, 59, "soon", [], math.inf, math.nan, 604801),
+    "max_catch_up_seconds": (-1, 0, 59, "soon", [], math.inf, math.nan, 604801),
     "collect_events": ("perhaps", 2, []),
     "custom_headers": ("X: 1", ["X"], {"X": 5}, {"X": None}),
     "tags": ("env:prod", 5, [5], {"env": "prod"}),

@@ -93,6 +93,12 @@ def test_a_document_says_when_the_feed_began_how_far_it_got_and_what_it_saw(endp
         {"seen": {"29557980": None}},
         {"seen": {"29557980": 5}},
         {"seen": {"29557980": "ünlesbar"}},
+        {"seen": {"29557980": "64:1:ünlesbar"}},
+        {"seen": {"29557980": "64:1:YWJj"}},
+        {"seen": {"29557980": "64:one:c$@(@1ONa4"}},
+        {"closed": None},
+        {"closed": {"1": None}},
+        {"closed": {"1": 5, "3": 5}},
     ],
     ids=str,
 )
@@ -103,7 +109,7 @@ def test_a_damaged_document_is_a_value_error(endpoint: EventsEndpoint, damage: d
         endpoint.feed({**as_stored(feed), **damage})
 
 
-@pytest.mark.parametrize("key", ["start", "through", "seen"])
+@pytest.mark.parametrize("key", ["start", "through", "seen", "closed"])
 def test_a_document_that_lacks_a_part_is_a_value_error(endpoint: EventsEndpoint, key: str) -> None:
     feed = endpoint.feed()
     take(feed)
@@ -160,7 +166,7 @@ def test_no_more_than_so_many_events_are_remembered_and_the_oldest_are_not_looke
     feed = started(endpoint)
     names = spread(endpoint, 600)
     assert take(feed) == names
-    remembered = sum(len(text) * 3 // 4 // 8 for text in as_stored(feed)["seen"].values())
+    remembered = sum(int(text.split(":")[1]) for text in as_stored(feed)["seen"].values())
     assert 80 <= remembered <= 100
     assert take(feed) == []
     endpoint.happen("late, but too late", seconds_ago=2900)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from datadog_checks.prefect import event_feed
 from datadog_checks.prefect import ledger as ledger_module
 from datadog_checks.prefect.ledger import Ledger
 from datadog_checks.prefect.marks import Marks, bucket_of, start_of
@@ -47,13 +49,60 @@ def test_marks_before_a_minute_are_forgotten() -> None:
     assert [found.has(f"mark {second}", after(second)) for second in (0, 60, 120)] == [False, True, True]
 
 
-def test_the_oldest_minutes_are_forgotten_until_few_enough_marks_are_left() -> None:
+def test_the_newest_minutes_are_kept_and_the_last_one_always() -> None:
     found = marks(0, 1, 60, 120, 121)
-    assert found.forget_down_to(5) is None
-    assert found.forget_down_to(3) == bucket_of(after(60))
-    assert len(found) == 3
-    assert found.forget_down_to(1) == bucket_of(after(120))
-    assert len(found) == 2  # the last minute stays whole
+    assert found.first_of_newest(5) is None
+    assert found.first_of_newest(3) == bucket_of(after(60))
+    assert found.first_of_newest(1) == bucket_of(after(120))
+
+
+def test_a_mark_that_is_taken_out_is_not_known_any_more() -> None:
+    found = marks(0, 1, 60)
+    found.discard("mark 0", T0)
+    found.discard("mark 60", after(60))
+    found.discard("never there", after(1))
+    assert [found.has(f"mark {second}", after(second)) for second in (0, 1, 60)] == [False, True, False]
+    assert len(found) == 1
+    assert list(found.pack()) == [str(bucket_of(T0))]
+
+
+def test_what_is_gone_stays_known_but_does_not_count() -> None:
+    found = marks(0, 1, 60)
+    found.recount({bucket_of(T0): 1})
+    assert len(found) == 1
+    assert found.counts(bucket_of(T0), bucket_of(T0) + 3) == {bucket_of(T0) + n: n == 0 for n in range(3)}
+    assert all(found.has(f"mark {second}", after(second)) for second in (0, 1, 60))
+
+
+def test_marks_of_older_minutes_are_kept_in_short_and_still_known() -> None:
+    found = marks(*range(600))
+    found.coarsen_but_newest(120)
+    again = Marks.unpack(found.pack())
+    for kept in (found, again):
+        assert len(kept) == 600
+        assert all(kept.has(f"mark {second}", after(second)) for second in range(600))
+        assert not any(kept.has(f"other {second}", after(second)) for second in range(600))
+    again.add("another", T0)
+    again.discard("mark 1", after(1))
+    assert (again.has("another", T0), again.has("mark 1", after(1)), len(again)) == (True, False, 600)
+    sizes = [len(text) for text in again.pack().values()]
+    assert max(sizes[:8]) < min(sizes[8:])
+
+
+def test_an_hour_of_a_hundred_task_transitions_a_second_takes_less_than_a_megabyte() -> None:
+    # Of three transitions of a task run, the one into Pending is not asked for.
+    number = 100 * 3600 * 2 // 3
+    seen = Marks()
+    for index in range(number):
+        seen.add(f"mark {index}", after(index * 3600 / number))
+    assert number <= event_feed.MOST_REMEMBERED
+    seen.coarsen_but_newest(event_feed.MOST_IN_FULL)
+    ledger = Ledger()
+    for index in range(ledger_module.MOST_COUNTED):
+        ledger.add(f"mark {index}", after(index * 600 / ledger_module.MOST_COUNTED))
+    ledger.commit({}, forget_before=T0)
+    size = len(json.dumps({"seen": seen.pack(), "counted": ledger.pack()}))
+    assert 500_000 < size < 1_000_000
 
 
 def test_marks_survive_packing() -> None:
@@ -69,7 +118,7 @@ def test_what_is_counted_is_known_at_once_and_for_good_when_it_is_committed() ->
     ledger.begin()
     ledger.add("run", T0)
     assert ledger.has("run", T0)
-    ledger.commit(forget_before=after(-3600))
+    ledger.commit({}, forget_before=after(-3600))
     ledger.begin()
     assert ledger.has("run", T0)
     assert Ledger.unpack(ledger.pack()).has("run", T0)
@@ -83,18 +132,11 @@ def test_what_is_not_committed_is_dropped_when_the_next_check_run_begins() -> No
     assert not ledger.has("run", T0)
 
 
-def test_transitions_of_one_run_are_told_apart_by_their_times_and_those_of_one_time_by_their_runs() -> None:
-    ledger = Ledger()
-    ledger.add("run", T0)
-    assert not ledger.has("run", after(0.000001))
-    assert not ledger.has("other run", T0)
-
-
 def test_what_is_older_than_any_witness_is_forgotten() -> None:
     ledger = Ledger()
     ledger.add("old", T0)
     ledger.add("new", after(3600))
-    ledger.commit(forget_before=after(3600))
+    ledger.commit({}, forget_before=after(3600))
     assert (ledger.has("old", T0), ledger.has("new", after(3600))) == (False, True)
 
 
@@ -102,9 +144,24 @@ def test_no_more_than_so_many_transitions_are_remembered(monkeypatch: pytest.Mon
     monkeypatch.setattr(ledger_module, "MOST_COUNTED", 10)
     ledger = Ledger()
     for number in range(50):
-        ledger.add("run", after(60 * number))
-    ledger.commit(forget_before=T0)
-    assert [ledger.has("run", after(60 * number)) for number in (39, 40, 49)] == [False, True, True]
+        ledger.add(f"run {number}", after(60 * number))
+    assert ledger.commit({}, forget_before=T0) == after(60 * 40)
+    assert [ledger.has(f"run {number}", after(60 * number)) for number in (39, 40, 49)] == [False, True, True]
+
+
+def test_what_an_event_has_told_meanwhile_needs_no_place_in_the_ledger() -> None:
+    ledger = Ledger()
+    ledger.add("earlier", T0)
+    ledger.commit({}, forget_before=T0)
+    ledger.begin()
+    ledger.add("now", after(1))
+    ledger.add("not yet", after(2))
+    ledger.commit({"earlier": T0, "now": after(1)}, forget_before=T0)
+    assert [ledger.has("earlier", T0), ledger.has("now", after(1)), ledger.has("not yet", after(2))] == [
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(

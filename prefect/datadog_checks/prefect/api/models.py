@@ -152,6 +152,7 @@ class TaskRun(TaskRunPayload):
     id: str
     flow_run_id: str | None = None
     state_type: StateType | None = None
+    state_name: str | None = None
     state: CurrentState | None = None
     start_time: AwareDatetime | None = None
     end_time: AwareDatetime | None = None

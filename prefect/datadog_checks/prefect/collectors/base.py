@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 from datadog_checks.prefect.api.errors import OutOfTime
 from datadog_checks.prefect.api.models import Event
 from datadog_checks.prefect.api.prefect import PrefectApi
-from datadog_checks.prefect.event_feed import EventFeed, Reading, aware_moment
-from datadog_checks.prefect.flow_run_board import FlowRunBoard
+from datadog_checks.prefect.event_feed import EventFeed, Reach, Reading, aware_moment
 from datadog_checks.prefect.inventory import Inventory
 from datadog_checks.prefect.ledger import Ledger
+from datadog_checks.prefect.run_board import RunBoard
 from datadog_checks.prefect.settings import Settings
 from datadog_checks.prefect.state_store import Document, StateStore
 from datadog_checks.prefect.submitter import Sheet
+from datadog_checks.prefect.transitions import Transition, transition_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Context:
     api: PrefectApi
     settings: Settings
     inventory: Inventory
-    board: FlowRunBoard
+    board: RunBoard
     store: StateStore
     warn: Callable[[str], None]
 
@@ -93,6 +94,11 @@ class FeedCollector(Collector):
             self.context.warn(f"{self.subject} from {since} to {until} are lost: they are too long ago to be counted")
         if behind:
             self.context.warn(f"{self.subject}: {behind} events are left for the next check runs")
+        if reading.too_late:
+            self.context.warn(
+                f"{self.subject}: {reading.too_late} events became visible later than `event_lookback_seconds` after"
+                " they occurred, and are not taken any more"
+            )
 
     def commit(self) -> None:
         self._feed.commit(self._taken)
@@ -104,7 +110,13 @@ class FeedCollector(Collector):
 
     def restore(self, saved: Document | None) -> None:
         """Begin where `memory` was saved, or anew; what it raises for one that it did not write means the latter."""
-        self._feed = EventFeed(self.context.api, self.criteria(), saved)
+        settings = self.context.settings
+        reach = Reach(settings.event_lookback, settings.max_catch_up)
+        self._feed = EventFeed(self.context.api, self.criteria(), saved, reach, self.key_of)
+
+    def key_of(self, event: Event) -> str:
+        """Names what an event tells."""
+        return event.id
 
 
 class TransitionCollector(FeedCollector):
@@ -125,12 +137,28 @@ class TransitionCollector(FeedCollector):
         self._objects_read_at: datetime | None = None
 
     @abstractmethod
-    def take_ended(self, sheet: Sheet, since: datetime) -> None:
-        """Put on the sheet what objects that ended after `since` tell."""
+    def take_objects(self, sheet: Sheet, since: datetime) -> None:
+        """Put on the sheet what the objects of runs tell that are not over, or ended after `since`."""
 
-    def is_too_old(self, at: datetime) -> bool:
-        """Whether it cannot be told any more if something that happened then was counted, or is not to be."""
-        return at < self._feed.window_start
+    @abstractmethod
+    def identity(self, transition: Transition) -> str:
+        """Names the run in its events and in its object alike."""
+
+    def key_of(self, event: Event) -> str:
+        transition = transition_of(event)
+        return self._key(transition) if transition else event.id
+
+    def is_counted(self, transition: Transition) -> bool:
+        """Whether it was counted, or whether that cannot be told any more because it is too long ago."""
+        key, at = self._key(transition), transition.at
+        return at < self._feed.window_start or self._feed.has(key, at) or self._ledger.has(key, at)
+
+    def remember(self, transition: Transition) -> None:
+        """From now on it is counted, if this check run gets as far as `commit`."""
+        self._ledger.add(self._key(transition), transition.at)
+
+    def _key(self, transition: Transition) -> str:
+        return f"{self.identity(transition)} {transition.phase} {transition.at.timestamp():.6f}"
 
     def collect(self, sheet: Sheet) -> None:
         self._ledger.begin()
@@ -138,14 +166,15 @@ class TransitionCollector(FeedCollector):
         start, through = self._feed.window_start, self._objects_through
         self._objects_read_at = self.context.now()
         try:
-            self.take_ended(sheet, max(start, through - self.overlap) if through else start)
+            self.take_objects(sheet, max(start, through - self.overlap) if through else start)
         except OutOfTime as error:
             # What the events told is complete; the objects are looked at again next time, from where they stood.
             self._objects_read_at = through
             self.context.warn(f"{self.subject}: {error}")
 
     def commit(self) -> None:
-        remembered_since = self._ledger.commit(forget_before=self._feed.window_start)
+        came = {self.key_of(event): event.occurred for event in self._taken}
+        remembered_since = self._ledger.commit(came, forget_before=self._feed.window_start)
         if remembered_since is not None:
             self._feed.look_back_to(remembered_since)
         self._objects_through = self._objects_read_at

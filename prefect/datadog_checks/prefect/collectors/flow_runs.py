@@ -14,6 +14,7 @@ from datadog_checks.prefect.transitions import (
     Transition,
     flow_run_outcome,
     history_of,
+    last_start,
     needs_history,
     transition_of,
     transitions_in,
@@ -83,8 +84,15 @@ class FlowRunTransitions(TransitionCollector):
         return "flow_runs"
 
     def criteria(self) -> dict[str, Any]:
-        no_changes_of_state = ["prefect.flow-run.heartbeat", "prefect.flow-run.pull-step."]
-        return {"event": {"prefix": ["prefect.flow-run."], "exclude_prefix": no_changes_of_state}}
+        names = {
+            "prefix": ["prefect.flow-run."],
+            "exclude_prefix": ["prefect.flow-run.heartbeat", "prefect.flow-run.pull-step."],
+            "exclude_name": ["prefect.flow-run.Scheduled", "prefect.flow-run.Pending"],
+        }
+        return {"event": names}
+
+    def identity(self, transition: Transition) -> str:
+        return transition.run_id
 
     def take(self, sheet: Sheet, events: list[Event]) -> int:
         transitions = [transition_of(event) for event in events]
@@ -107,22 +115,29 @@ class FlowRunTransitions(TransitionCollector):
                 return number
         return len(events)
 
-    def take_ended(self, sheet: Sheet, since: datetime) -> None:
-        runs = self.context.api.flow_runs({"end_time": {"after_": utc_text(since)}})
-        scopes = self.context.inventory.run_scopes(runs)
-        for run in runs:
-            scope = scopes[run.id]
-            transitions = transitions_of_ended(run)
-            if scope is None or (transitions is None and run.end_time and self._ledger.has(run.id, run.end_time)):
-                continue
-            if transitions is None:
+    def take_objects(self, sheet: Sheet, since: datetime) -> None:
+        ended = self.context.api.flow_runs({"end_time": {"after_": utc_text(since)}})
+        active = self.context.board.active()
+        scopes = self.context.inventory.run_scopes([*ended, *active])
+        for run in ended:
+            if scope := scopes[run.id]:
+                self._count_end(sheet, run, scope)
+        for run in active:
+            if (scope := scopes[run.id]) and (start := last_start(run)):
+                self._count(sheet, start, run, scope)
+
+    def _count_end(self, sheet: Sheet, run: FlowRun, scope: Scope) -> None:
+        transitions = transitions_of_ended(run)
+        if transitions is None and run.end_time:
+            end = Transition(run.id, run.end_time, run.state_type or "", None, run.run_count)
+            if not self.is_counted(end):
                 self._count_history(sheet, run.id, run, scope)
-            for transition in transitions or ():
-                self._count(sheet, transition, run, scope)
+        for transition in transitions or ():
+            self._count(sheet, transition, run, scope)
 
     def _count(self, sheet: Sheet, transition: Transition, run: FlowRun | None, scope: Scope) -> None:
         """Put what a transition means on the sheet, unless it was counted before."""
-        if needs_history(transition, run) and not self._is_counted(transition):
+        if needs_history(transition, run) and not self.is_counted(transition):
             self._count_history(sheet, transition.run_id, run, scope)
         # The history has it too, unless it could not be had any more.
         history = self._histories.get(transition.run_id)
@@ -137,14 +152,11 @@ class FlowRunTransitions(TransitionCollector):
     def _add_outcome(
         self, sheet: Sheet, transition: Transition, run: FlowRun | None, scope: Scope, history: list[State] | None
     ) -> None:
-        if self._is_counted(transition):
+        if self.is_counted(transition):
             return
         outcome = flow_run_outcome(transition, run, history, self.context.settings.late_after)
         sheet.add_outcome("flow_runs", outcome, scope.tags())
-        self._ledger.add(transition.run_id, transition.at)
-
-    def _is_counted(self, transition: Transition) -> bool:
-        return self.is_too_old(transition.at) or self._ledger.has(transition.run_id, transition.at)
+        self.remember(transition)
 
     def _history(self, run_id: str) -> list[State]:
         if run_id not in self._histories:

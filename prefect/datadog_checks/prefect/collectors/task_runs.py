@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from datadog_checks.prefect.api.errors import Rejected
-from datadog_checks.prefect.api.models import Event, TaskRun, utc_text
+from datadog_checks.prefect.api.models import TERMINAL, Event, TaskRun, utc_text
 from datadog_checks.prefect.scopes import Scope, Tags
 from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.transitions import (
@@ -18,7 +18,7 @@ from datadog_checks.prefect.transitions import (
     task_identity,
     task_run_outcome,
     transition_of,
-    transitions_of_ended_task,
+    transitions_of_task,
     upstream_ids,
 )
 
@@ -40,8 +40,7 @@ class TaskRunStates(Collector):
     owned = tuple(STATE_GAUGES.values())
 
     def collect(self, sheet: Sheet) -> None:
-        criteria = {"state": {"type": {"any_": list(STATE_GAUGES)}}, "subflow_runs": {"exists_": False}}
-        task_runs = self.context.api.task_runs(criteria)
+        task_runs = self.context.board.active_tasks()
         scopes = self.context.inventory.scopes_by_run_id({run.flow_run_id for run in task_runs if run.flow_run_id})
         totals: Counter[tuple[str, Tags]] = Counter()
         for run in task_runs:
@@ -67,6 +66,10 @@ class TaskRunTransitions(TransitionCollector):
         "task_runs.dependency_wait_duration",
     )
 
+    # How long after its creation a task run that never runs, such as a cached one, ends at the latest. It has no end
+    # time that the server could be asked for.
+    decided_within = timedelta(minutes=10)
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._objects_tell_ends = True
@@ -75,7 +78,11 @@ class TaskRunTransitions(TransitionCollector):
         return "task_runs"
 
     def criteria(self) -> dict[str, Any]:
-        return {"event": {"prefix": ["prefect.task-run."]}}
+        # One of three, and none that counts.
+        return {"event": {"prefix": ["prefect.task-run."], "exclude_name": ["prefect.task-run.Pending"]}}
+
+    def identity(self, transition: Transition) -> str:
+        return task_identity(transition)
 
     def take(self, sheet: Sheet, events: list[Event]) -> int:
         told = [(event, transition) for event in events if (transition := transition_of(event)) and counts(transition)]
@@ -86,12 +93,12 @@ class TaskRunTransitions(TransitionCollector):
             self._count(sheet, transition, scope, ends)
         return len(events)
 
-    def take_ended(self, sheet: Sheet, since: datetime) -> None:
+    def take_objects(self, sheet: Sheet, since: datetime) -> None:
         transitions = [
             transition
-            for task_run in self._ended(since)
-            for transition in transitions_of_ended_task(task_run)
-            if not self._is_counted(transition)
+            for task_run in [*self.context.board.active_tasks(), *self._ended(since)]
+            for transition in transitions_of_task(task_run)
+            if not self.is_counted(transition)
         ]
         scopes = self._scopes(transitions)
         ends = self._upstream_ends(transitions)
@@ -101,13 +108,19 @@ class TaskRunTransitions(TransitionCollector):
     def _ended(self, since: datetime) -> list[TaskRun]:
         if not self._objects_tell_ends:
             return []
-        criteria = {"end_time": {"after_": utc_text(since)}, "subflow_runs": {"exists_": False}}
+        no_subflows = {"subflow_runs": {"exists_": False}}
+        never_ran = {
+            "state": {"type": {"any_": sorted(TERMINAL)}},
+            "end_time": {"is_null_": True},
+            "expected_start_time": {"after_": utc_text(since - self.decided_within)},
+        }
         try:
-            return self.context.api.task_runs(criteria)
+            ran = self.context.api.task_runs({"end_time": {"after_": utc_text(since)}, **no_subflows})
+            return ran + self.context.api.task_runs({**never_ran, **no_subflows})
         except Rejected as refusal:
             if refusal.status != 422:
                 raise
-            # Servers before 3.6 cannot be asked for it: there events are the only witness.
+            # Servers before 3.6.29 cannot be asked for it: there events are the only witness of ends.
             self._objects_tell_ends = False
             return []
 
@@ -117,15 +130,12 @@ class TaskRunTransitions(TransitionCollector):
 
     def _count(self, sheet: Sheet, transition: Transition, scope: Scope | None, ends: dict[str, datetime]) -> None:
         """Put what a transition means on the sheet, unless it was counted before."""
-        if scope is None or self._is_counted(transition):
+        if scope is None or self.is_counted(transition):
             return
         upstream_end = latest_end(upstream_ids(transition), ends)
         outcome = task_run_outcome(transition, self.context.settings.late_after, upstream_end)
         sheet.add_outcome("task_runs", outcome, task_run_tags(scope, transition.payload.task_key))
-        self._ledger.add(task_identity(transition), transition.at)
-
-    def _is_counted(self, transition: Transition) -> bool:
-        return self.is_too_old(transition.at) or self._ledger.has(task_identity(transition), transition.at)
+        self.remember(transition)
 
     def _upstream_ends(self, transitions: Collection[Transition]) -> dict[str, datetime]:
         """When the upstream task runs of those that start ended, by their ids."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from datadog_checks.prefect.api.models import FlowRun
-from datadog_checks.prefect.flow_run_board import waiting_since
 from datadog_checks.prefect.inventory import queue_tags
+from datadog_checks.prefect.run_board import waiting_since
 from datadog_checks.prefect.submitter import Sheet
 
 from .base import Collector

@@ -36,6 +36,10 @@ def instance_enable_legacy_tags_normalization():
     return True
 
 
+def instance_event_lookback_seconds():
+    return 3600
+
+
 def instance_kerberos_auth():
     return "disabled"
 
@@ -54,6 +58,10 @@ def instance_late_start_grace_seconds():
 
 def instance_log_requests():
     return False
+
+
+def instance_max_catch_up_seconds():
+    return 3600
 
 
 def instance_min_collection_interval():

@@ -105,6 +105,7 @@ class InstanceConfig(BaseModel):
     disable_generic_tags: Optional[bool] = None
     empty_default_hostname: Optional[bool] = None
     enable_legacy_tags_normalization: Optional[bool] = None
+    event_lookback_seconds: Optional[float] = Field(None, ge=60.0, le=604800.0)
     event_names: Optional[EventNames] = None
     extra_headers: Optional[MappingProxyType[str, Any]] = None
     headers: Optional[MappingProxyType[str, Any]] = None
@@ -117,6 +118,7 @@ class InstanceConfig(BaseModel):
     kerberos_principal: Optional[str] = None
     late_start_grace_seconds: Optional[float] = Field(None, ge=0.0)
     log_requests: Optional[bool] = None
+    max_catch_up_seconds: Optional[float] = Field(None, ge=60.0, le=604800.0)
     metric_patterns: Optional[MetricPatterns] = None
     min_collection_interval: Optional[float] = None
     ntlm_domain: Optional[str] = None

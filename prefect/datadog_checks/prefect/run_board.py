@@ -1,30 +1,37 @@
-"""The flow runs that are not over yet, read at most once in a check run for all the gauges that show them."""
+"""The runs that are not over yet, read at most once in a check run for all who need them."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from .api.models import FlowRun, utc_text
+from .api.models import FlowRun, TaskRun, utc_text
 from .api.prefect import PrefectApi
 from .inventory import OncePerRun
 
 ACTIVE_TYPES = ("PENDING", "RUNNING", "PAUSED", "CANCELLING")
+ACTIVE_TASK_TYPES = ("PENDING", "RUNNING", "PAUSED")
 WAITING_FOR_SLOT = "AwaitingConcurrencySlot"
 
 
-class FlowRunBoard:
+class RunBoard:
     """`begin_run` starts a new look; the other methods raise `ApiError`."""
 
     def __init__(self, api: PrefectApi) -> None:
         self._api = api
         self._active: OncePerRun[list[FlowRun]] = OncePerRun(self._read_active)
+        self._active_tasks: OncePerRun[list[TaskRun]] = OncePerRun(self._read_active_tasks)
 
     def begin_run(self) -> None:
         self._active.forget()
+        self._active_tasks.forget()
 
     def active(self) -> list[FlowRun]:
-        """The runs that are pending, running, paused or being cancelled."""
+        """The flow runs that are pending, running, paused or being cancelled."""
         return self._active.get()
+
+    def active_tasks(self) -> list[TaskRun]:
+        """The task runs that are pending, running or paused, without those that stand for subflows."""
+        return self._active_tasks.get()
 
     def due(self, now: datetime) -> list[FlowRun]:
         """The SCHEDULED runs whose time has come, and those that wait for a concurrency slot."""
@@ -40,6 +47,10 @@ class FlowRunBoard:
 
     def _read_active(self) -> list[FlowRun]:
         return self._api.flow_runs({"state": {"type": {"any_": list(ACTIVE_TYPES)}}})
+
+    def _read_active_tasks(self) -> list[TaskRun]:
+        state = {"type": {"any_": list(ACTIVE_TASK_TYPES)}}
+        return self._api.task_runs({"state": state, "subflow_runs": {"exists_": False}})
 
 
 def waiting_since(run: FlowRun, now: datetime) -> datetime | None:
