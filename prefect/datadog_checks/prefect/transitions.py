@@ -241,35 +241,34 @@ def task_identity(transition: Transition) -> str:
     return f"{transition.flow_run_id}/{transition.payload.task_key}/{transition.payload.dynamic_key}"
 
 
-def transitions_of_task(task_run: TaskRun) -> list[Transition]:
-    """What a task-run object tells of its start and its end."""
-    found = []
-    if task_run.start_time is not None and task_run.run_count == 1:
-        found.append(_task_transition(task_run, task_run.start_time, "PENDING", "RUNNING"))
-    if task_run.state_type and (ended := _task_end(task_run)) is not None:
-        found.append(_task_transition(task_run, ended, "RUNNING", task_run.state_type))
-    return found
+def task_start(task_run: TaskRun, at: datetime) -> Transition:
+    """The first entry into RUNNING of a task run, as its object tells it."""
+    return _task_transition(task_run, at, "PENDING", "RUNNING", run_count=1)
 
 
-def _task_transition(task_run: TaskRun, at: datetime, from_type: str, to_type: str) -> Transition:
+def task_end(task_run: TaskRun) -> Transition | None:
+    """The end of a task run, as its object tells it; None for one that is not over."""
+    if task_run.state_type not in TERMINAL:
+        return None
+    at = task_run.end_time
+    if at is None and not task_run.run_count and task_run.state_name != "RolledBack":
+        # One that never ran has no end time, but its state is the one that it ended in.
+        at = task_run.entered_terminal_at
+    return _task_transition(task_run, at, "RUNNING", task_run.state_type or "", task_run.run_count) if at else None
+
+
+def _task_transition(
+    task_run: TaskRun, at: datetime, from_type: str, to_type: str, run_count: int | None
+) -> Transition:
     return Transition(
         run_id=task_run.id,
         at=at,
         to_type=to_type,
         from_type=from_type,
-        run_count=task_run.run_count,
+        run_count=run_count,
         payload=task_run,
         flow_run_id=task_run.flow_run_id,
     )
-
-
-def _task_end(task_run: TaskRun) -> datetime | None:
-    if task_run.state_type not in TERMINAL:
-        return None
-    if task_run.end_time is None and not task_run.run_count and task_run.state_name != "RolledBack":
-        # One that never ran has no end time, but its state is the one that it ended in.
-        return task_run.entered_terminal_at
-    return task_run.end_time
 
 
 def task_run_outcome(transition: Transition, late_after: timedelta, upstream_end: datetime | None) -> Outcome:

@@ -11,12 +11,13 @@ from datadog_checks.prefect.api.models import FlowRun, TaskRun
 from datadog_checks.prefect.transitions import (
     Outcome,
     flow_run_outcome,
+    task_end,
     task_identity,
     task_run_outcome,
+    task_start,
     transition_of,
     transitions_in,
     transitions_of_ended,
-    transitions_of_task,
 )
 
 from .builders import RUN_ID, T0, after, flow_run, related, state_change, states
@@ -134,34 +135,30 @@ def test_a_history_of_a_rerun_counts_each_of_its_ends_and_its_start_once() -> No
 
 
 def test_a_task_run_that_ran_once_tells_its_start_and_its_end() -> None:
-    outcomes = [task_run_outcome(change, GRACE, None) for change in transitions_of_task(ended_task())]
+    run = ended_task()
+    end = task_end(run)
+    assert end is not None
+    outcomes = [task_run_outcome(change, GRACE, None) for change in (task_start(run, after(2)), end)]
     assert outcomes == [Outcome(("throughput",)), Outcome(("completed.count",), (("execution_duration", 7.0),))]
 
 
-def test_a_task_run_that_was_cached_without_running_tells_its_end_alone() -> None:
-    cached = ended_task(run_count=0, start_time=None, total_run_time=0.0)
-    assert [task_run_outcome(change, GRACE, None) for change in transitions_of_task(cached)] == [
-        Outcome(("completed.count",))
-    ]
+def test_a_task_run_that_ran_before_it_had_an_end_time_tells_its_first_start_all_the_same() -> None:
+    retried = ended_task(end_time=None, state_type="RUNNING", run_count=2)
+    assert task_run_outcome(task_start(retried, after(2)), GRACE, None) == Outcome(("throughput",))
 
 
 @pytest.mark.parametrize("changes", [{"end_time": None}, {"state_type": "PENDING"}, {"state_type": None}])
-def test_a_task_run_that_is_not_over_tells_its_start_alone(changes: dict[str, Any]) -> None:
-    assert [change.to_type for change in transitions_of_task(ended_task(**changes))] == ["RUNNING"]
-
-
-@pytest.mark.parametrize("changes", [{"start_time": None}, {"run_count": 2}, {"run_count": None}])
-def test_a_task_run_that_runs_again_or_never_did_tells_no_start(changes: dict[str, Any]) -> None:
-    assert transitions_of_task(ended_task(end_time=None, state_type="RUNNING", **changes)) == []
+def test_a_task_run_that_is_not_over_tells_no_end(changes: dict[str, Any]) -> None:
+    assert task_end(ended_task(**changes)) is None
 
 
 def test_the_state_of_a_task_run_that_never_ran_tells_when_it_ended() -> None:
-    cached = {"run_count": 0, "start_time": None, "end_time": None, "state_name": "Cached"}
+    cached = {"run_count": 0, "start_time": None, "end_time": None, "total_run_time": 0.0, "state_name": "Cached"}
     state = {"timestamp": after(9).isoformat()}
-    (end,) = transitions_of_task(ended_task(**cached, state=state))
-    assert (end.at, end.to_type) == (after(9), "COMPLETED")
-    rolled_back = ended_task(**{**cached, "state_name": "RolledBack"}, state=state)
-    assert transitions_of_task(rolled_back) == []
+    end = task_end(ended_task(**cached, state=state))
+    assert end is not None
+    assert (end.at, task_run_outcome(end, GRACE, None)) == (after(9), Outcome(("completed.count",)))
+    assert task_end(ended_task(**{**cached, "state_name": "RolledBack"}, state=state)) is None
 
 
 def test_a_task_run_has_one_identity_in_its_event_and_in_its_object() -> None:
@@ -176,4 +173,4 @@ def test_a_task_run_has_one_identity_in_its_event_and_in_its_object() -> None:
     )
     told = transition_of(event)
     assert told is not None
-    assert {task_identity(change) for change in (told, *transitions_of_task(ended_task()))} == {"f1/load-8c2f0a1b/0"}
+    assert {task_identity(change) for change in (told, task_start(ended_task(), after(2)))} == {"f1/load-8c2f0a1b/0"}

@@ -33,7 +33,7 @@ class StateDetails(ApiModel):
 
 
 class State(ApiModel):
-    """A state of a flow run, as in its history."""
+    """A state of a run, as in its history."""
 
     id: str
     type: StateType

@@ -117,11 +117,14 @@ class PrefectApi:
 
     def flow_run_history(self, run_id: str) -> list[State]:
         """The run's states in the order of time; empty when the run is gone."""
-        states, _ = self._client.get(
-            "/flow_run_states/",
-            lambda body: read_objects(State, body, self._pager.oddities),
-            params={"flow_run_id": run_id},
-        )
+        return self._history("/flow_run_states/", {"flow_run_id": run_id})
+
+    def task_run_history(self, run_id: str) -> list[State]:
+        """The same of a task run."""
+        return self._history("/task_run_states/", {"task_run_id": run_id})
+
+    def _history(self, path: str, params: Mapping[str, str]) -> list[State]:
+        states, _ = self._client.get(path, lambda body: read_objects(State, body, self._pager.oddities), params=params)
         return sorted(states, key=lambda state: state.timestamp)
 
     def task_runs(self, criteria: Mapping[str, Any]) -> list[TaskRun]:

@@ -10,15 +10,17 @@ from typing import Any
 
 from datadog_checks.prefect.api.errors import Rejected
 from datadog_checks.prefect.api.models import TERMINAL, Event, TaskRun, utc_text
+from datadog_checks.prefect.inventory import Recent
 from datadog_checks.prefect.scopes import Scope, Tags
 from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.transitions import (
     Transition,
     starts_task,
+    task_end,
     task_identity,
     task_run_outcome,
+    task_start,
     transition_of,
-    transitions_of_task,
     upstream_ids,
 )
 
@@ -73,6 +75,7 @@ class TaskRunTransitions(TransitionCollector):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._objects_tell_ends = True
+        self._first_starts: Recent[str, datetime] = Recent()
 
     def document(self) -> str:
         return "task_runs"
@@ -97,13 +100,32 @@ class TaskRunTransitions(TransitionCollector):
         transitions = [
             transition
             for task_run in [*self.context.board.active_tasks(), *self._ended(since)]
-            for transition in transitions_of_task(task_run)
-            if not self.is_counted(transition)
+            for transition in (self._start(task_run), task_end(task_run))
+            if transition is not None and not self.is_counted(transition)
         ]
         scopes = self._scopes(transitions)
         ends = self._upstream_ends(transitions)
         for transition in transitions:
             self._count(sheet, transition, scopes.get(transition.flow_run_id or "", Scope()), ends)
+
+    def _start(self, task_run: TaskRun) -> Transition | None:
+        if task_run.start_time is None or not task_run.run_count:
+            return None
+        start = task_start(task_run, task_run.start_time)
+        if task_run.run_count == 1 or self.is_counted(start):
+            return start
+        # Where several processes ran it in turn, the last of them has set the start time.
+        first = self._first_running(task_run.id)
+        return task_start(task_run, first) if first else None
+
+    def _first_running(self, task_run_id: str) -> datetime | None:
+        if task_run_id not in self._first_starts:
+            history = self.context.api.task_run_history(task_run_id)
+            first = next((state.timestamp for state in history if state.type == "RUNNING"), None)
+            if first is None:
+                return None
+            self._first_starts.put(task_run_id, first)
+        return self._first_starts[task_run_id]
 
     def _ended(self, since: datetime) -> list[TaskRun]:
         if not self._objects_tell_ends:
