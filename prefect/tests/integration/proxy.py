@@ -7,6 +7,8 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any
 
 import requests
@@ -131,6 +133,16 @@ def with_objects(change: Callable[[dict[str, Any]], None]) -> Fault:
         for item in document if isinstance(document, list) else document["events"]:
             change(item)
         return replace(answer, body=json.dumps(document).encode())
+
+    return fault
+
+
+def with_clock_ahead(ahead: timedelta) -> Fault:
+    """The same answer from a server whose clock is ahead."""
+
+    def fault(answer: Answer) -> Answer:
+        date = format_datetime(parsedate_to_datetime(answer.headers["Date"]) + ahead, usegmt=True)
+        return replace(answer, headers={**answer.headers, "Date": date})
 
     return fault
 

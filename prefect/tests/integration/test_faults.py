@@ -9,11 +9,11 @@ from ..lab.experiment import Outcome, run_experiment
 SEED = 20240
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.3, 0.6])
+@pytest.mark.parametrize(("rate", "drop_rate"), [(0.0, 0.0), (0.1, 0.1), (0.1, 0.0), (0.3, 0.0), (0.6, 0.0)])
 def test_all_totals_equal_the_truth_in_the_servers_database_whatever_share_of_the_requests_is_spoilt(
-    rate: float,
+    rate: float, drop_rate: float
 ) -> None:
-    outcome = run_experiment(SEED, rate)
+    outcome = run_experiment(SEED, rate, drop_rate)
     assert outcome.is_exact, f"{outcome.line()}\n{outcome.details()}"
     assert did_what_it_should(outcome), outcome.line()
 

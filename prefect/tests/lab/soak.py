@@ -1,7 +1,8 @@
 """`make soak`: many experiments of the fault laboratory, a line each; ends with 1 if anything was lost or came twice.
 
-`SEEDS` is how many seeds to try at each rate (5), `MINUTES` how long to go on instead. `SEED` and `RATE` choose one,
-`DROP` is the share of events that never become visible (0), `VERBOSE=1` prints what the check runs complained of.
+`SEEDS` is how many seeds to try (5), each at several rates, `MINUTES` how long to go on instead. `SEED` chooses one;
+`RATE` and `DROP`, the shares of spoilt requests and of events that never become visible, choose one experiment.
+`VERBOSE=1` prints what the check runs complained of.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from .errors import LabError
 from .experiment import run_experiment
 
-RATES = (0.0, 0.1, 0.3, 0.6)
+# Shares of spoilt requests and of events that never become visible.
+EXPERIMENTS = ((0.0, 0.0), (0.1, 0.0), (0.3, 0.0), (0.6, 0.0), (0.1, 0.1), (0.3, 0.3))
 DEFAULT_SEEDS = 5
 HIGHEST_SEED = 999_999
 
@@ -39,9 +41,8 @@ def main() -> int:
 
 
 def _soak(environment: Mapping[str, str]) -> int:
-    drop_rate = _number(environment, "DROP", 0.0)
     experiments = failures = 0
-    for seed, rate in _plan(environment):
+    for seed, rate, drop_rate in _plan(environment):
         outcome = run_experiment(seed, rate, drop_rate)
         print(outcome.line(), flush=True)
         if environment.get("VERBOSE"):
@@ -54,18 +55,20 @@ def _soak(environment: Mapping[str, str]) -> int:
     return 1 if failures else 0
 
 
-def _plan(environment: Mapping[str, str]) -> Iterator[tuple[int, float]]:
-    """Pairs of a seed and a rate, until the number of seeds or the minutes are used up."""
-    rates = (_number(environment, "RATE", 0.0),) if environment.get("RATE") else RATES
+def _plan(environment: Mapping[str, str]) -> Iterator[tuple[int, float, float]]:
+    """Seeds with both shares, until the number of seeds or the minutes are used up."""
+    shares: Sequence[tuple[float, float]] = EXPERIMENTS
+    if environment.get("RATE") or environment.get("DROP"):
+        shares = [(_number(environment, "RATE", 0.0), _number(environment, "DROP", 0.0))]
     deadline = time.monotonic() + 60 * _number(environment, "MINUTES", 0.0) if environment.get("MINUTES") else None
     left = 1.0 if environment.get("SEED") else _number(environment, "SEEDS", DEFAULT_SEEDS)
     while left > 0 or (deadline is not None and not environment.get("SEED")):
         left -= 1
         seed = int(_number(environment, "SEED", random.SystemRandom().randint(1, HIGHEST_SEED)))
-        for rate in rates:
+        for rate, drop_rate in shares:
             if deadline is not None and time.monotonic() >= deadline:
                 return
-            yield seed, rate
+            yield seed, rate, drop_rate
 
 
 def _number(environment: Mapping[str, str], name: str, default: float) -> float:

@@ -91,7 +91,9 @@ class FeedCollector(Collector):
     def _report(self, reading: Reading, behind: int) -> None:
         if reading.lost:
             since, until = (moment.isoformat(timespec="seconds") for moment in reading.lost)
-            self.context.warn(f"{self.subject} from {since} to {until} are lost: they are too long ago to be counted")
+            self.context.warn(
+                f"{self.subject} from {since} to {until} are lost: they are longer ago than `max_catch_up_seconds`"
+            )
         if behind:
             self.context.warn(f"{self.subject}: {behind} events are left for the next check runs")
         if reading.too_late:
