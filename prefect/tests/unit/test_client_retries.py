@@ -119,7 +119,7 @@ def test_a_retry_after_that_is_a_date_is_obeyed_too() -> None:
     assert 3.0 <= sum(time.slept) <= 6.0
 
 
-@pytest.mark.parametrize("header", ["-5", "0", "soon", "", "nan"])
+@pytest.mark.parametrize("header", ["-5", "0", "soon", "", "nan", f"Sat, 14 Mar 2026 09:00:00 +{'9' * 20}"])
 def test_a_retry_after_that_asks_for_nothing_leaves_the_usual_wait(header: str) -> None:
     http, time = FakeHttp(answer(status=429, Retry_After=header), answer("ok")), Time()
     assert client_of(http, time).get("/thing", json.loads) == "ok"

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -17,7 +16,7 @@ import requests
 from urllib3.exceptions import ReadTimeoutError
 
 from datadog_checks.base.utils.http import RequestsWrapper
-from datadog_checks.prefect.clock import ServerClock
+from datadog_checks.prefect.clock import ServerClock, http_date
 
 from .errors import (
     AccessDenied,
@@ -264,10 +263,8 @@ def _retry_after_seconds(headers: Mapping[str, str]) -> float:
     try:
         seconds = float(header)
     except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(header) - parsedate_to_datetime(headers.get("Date") or "")).total_seconds()
-        except (TypeError, ValueError):
-            return 0.0
+        until, now = http_date(header), http_date(headers.get("Date"))
+        seconds = (until - now).total_seconds() if until and now else 0.0
     return seconds if seconds > 0 else 0.0
 
 
