@@ -75,6 +75,24 @@ def test_a_redirect_to_nowhere_is_told_too() -> None:
     assert URL in message_of(FakeResponse(302), Redirected)
 
 
+def test_a_redirect_to_what_is_no_url_is_told_too() -> None:
+    assert "no URL" in message_of(FakeResponse(302, (), {"Location": "http://[::1"}), Redirected)
+
+
+NESTED = b"[" * 100_000
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, UnexpectedAnswer), (500, Rejected), (403, AccessDenied)])
+def test_an_answer_that_is_nested_without_end_is_none(status: int, expected: type[ApiError]) -> None:
+    message_of(FakeResponse(status, (NESTED,)), expected)
+
+
+def test_a_csrf_token_that_is_nested_without_end_is_none() -> None:
+    http = FakeHttp(answer({"detail": "Invalid CSRF token"}, status=403), FakeResponse(200, (NESTED,)))
+    with pytest.raises(UnexpectedAnswer, match="csrf-token"):
+        client_of(http, Time()).post("/flows/filter", json.loads, {})
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_access_names_the_url_the_status_and_what_to_set(status: int) -> None:
     message = message_of(answer({"detail": "Unauthorized"}, status=status), AccessDenied)

@@ -112,7 +112,8 @@ class Client:
     def post(self, path: str, parse: Callable[[bytes], Parsed], body: Mapping[str, Any]) -> Parsed:
         """The parsed answer to a POST of JSON.
 
-        `parse` raises `ValueError` for a body that is not what was asked for. Raises `ApiError`.
+        `parse` raises `ValueError` for a body that is not what was asked for, or `RecursionError` as parsers of JSON
+        do for one that is nested without end. Raises `ApiError`.
         """
         return self._ask("post", path, parse, json=body)
 
@@ -131,7 +132,7 @@ class Client:
             self._refuse_bad_status(request, path, answer)
             try:
                 return parse(answer.body)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise _Transient(self._not_as_expected(request, answer, error)) from None
 
         return self._retrying(request, attempt)
@@ -216,8 +217,8 @@ class Client:
         self._refuse_bad_status("GET /csrf-token", "/csrf-token", answer)
         try:
             token = str(json.loads(answer.body)["token"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._not_as_expected("GET /csrf-token", answer, ValueError(error)) from None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self._not_as_expected("GET /csrf-token", answer, error) from None
         self._csrf_headers = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": self._csrf_client}
 
     def _refuse_bad_status(self, request: str, path: str, answer: Answer) -> None:
@@ -229,7 +230,7 @@ class Client:
             raise AccessDenied(self.url, answer.status)
         raise Rejected(request, answer.status, _detail(answer.body))
 
-    def _not_as_expected(self, request: str, answer: Answer, error: ValueError) -> ApiError:
+    def _not_as_expected(self, request: str, answer: Answer, error: Exception) -> ApiError:
         if "html" in answer.headers.get("Content-Type", "") or answer.body.lstrip()[:1] == b"<":
             return NotPrefect(self.url, f"{request} gives a page of HTML, such as a proxy's login, where JSON belongs")
         return UnexpectedAnswer(request, f"the answer is not what Prefect sends ({type(error).__name__})")
@@ -239,7 +240,10 @@ def _redirect_target(url: str, path: str, location: str | None) -> str:
     """What to configure in place of `url` for the request to arrive; without a query, which may hold a token."""
     if not location:
         return "a place that it does not name"
-    target = urlsplit(urljoin(url + path, location))
+    try:
+        target = urlsplit(urljoin(url + path, location))
+    except ValueError:
+        return "a place that is no URL"
     host = target.netloc.rpartition("@")[2]
     return f"{target.scheme}://{host}{target.path.rstrip('/').removesuffix(path)}"
 
@@ -252,7 +256,7 @@ def _detail(body: bytes) -> str:
     """The server's own words for what it refused, in one short line."""
     try:
         detail = json.loads(body)["detail"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return str(detail)[:200]
 

@@ -215,12 +215,15 @@ class Oddities:
 
 
 def read_objects(model: type[Model], body: bytes, oddities: Oddities) -> tuple[list[Model], int]:
-    """Parse a JSON array of objects, and tell how many it held; raises `ValueError` when the body is not an array."""
+    """Parse a JSON array of objects, and tell how many it held; raises `ValueError` when the body is not an array.
+
+    Raises `RecursionError` for one that is nested without end.
+    """
     try:
         objects: list[Model] = _list_of(model).validate_json(body)
         size = len(objects)
     except ValidationError:
-        raw = _load(body)
+        raw = json.loads(body)
         if not isinstance(raw, list):
             raise ValueError("not a list") from None
         objects, size = salvage(model, raw, oddities), len(raw)
@@ -237,11 +240,11 @@ def _list_of(model: type[ApiModel]) -> TypeAdapter[Any]:
 
 
 def read_event_page(body: bytes, oddities: Oddities) -> EventPage:
-    """Parse a page of events; raises `ValueError` when the body is not one."""
+    """Parse a page of events; raises `ValueError` or `RecursionError` as `read_objects` does."""
     try:
         return EventPage.model_validate_json(body)
     except ValidationError:
-        raw = _load(body)
+        raw = json.loads(body)
     if not isinstance(raw, dict) or not isinstance(raw.get("events"), list) or not isinstance(raw.get("total"), int):
         raise ValueError("not a page of events")
     next_page = raw.get("next_page")
@@ -252,13 +255,6 @@ def read_event_page(body: bytes, oddities: Oddities) -> EventPage:
     )
 
 
-def _load(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
 def salvage(model: type[Model], raw: list[Any], oddities: Oddities) -> list[Model]:
     """Parse objects one by one, without the fields that do not parse, and without objects that lack their identity."""
     parsed = (_salvage_one(model, item, oddities) for item in raw)
@@ -266,7 +262,11 @@ def salvage(model: type[Model], raw: list[Any], oddities: Oddities) -> list[Mode
 
 
 def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | None:
-    item = json.loads(json.dumps(item))
+    try:
+        item = json.loads(json.dumps(item))
+    except RecursionError:
+        oddities.note(model, "object")
+        return None
     while isinstance(item, dict):
         try:
             return model.model_validate_json(json.dumps(item))

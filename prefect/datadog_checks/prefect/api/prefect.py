@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from .client import Client
-from .errors import NotPrefect, Rejected, UnexpectedAnswer
+from .errors import NotPrefect, Rejected, RequestFailed, UnexpectedAnswer
 from .models import (
     Deployment,
     Event,
@@ -148,7 +148,10 @@ class PrefectApi:
 
     def next_events(self, page: EventPage) -> EventPage | None:
         """The page after this one, or None. Of the server's own link only the token is used: its host is a guess."""
-        token = parse_qs(urlsplit(page.next_page or "").query).get("page-token")
+        try:
+            token = parse_qs(urlsplit(page.next_page or "").query).get("page-token")
+        except ValueError:
+            raise RequestFailed("GET /events/filter/next", "the link to it is no URL") from None
         if not token:
             return None
         return self._client.get("/events/filter/next", self._read_events, params={"page-token": token[0]})
