@@ -154,7 +154,10 @@ class PrefectApi:
             raise RequestFailed("GET /events/filter/next", "the link to it is no URL") from None
         if not token:
             return None
-        return self._client.get("/events/filter/next", self._read_events, params={"page-token": token[0]})
+        following = self._client.get("/events/filter/next", self._read_events, params={"page-token": token[0]})
+        if following.next_page == page.next_page:
+            raise RequestFailed("GET /events/filter/next", "its link leads back to itself")
+        return following
 
     def events_of(self, resource_ids: Collection[str]) -> list[Event]:
         """All events that the server still keeps of these resources, such as `prefect.flow-run.<id>`."""
@@ -164,11 +167,14 @@ class PrefectApi:
             until=self.now() + EVENTS_KEPT,
             limit=EVENTS_PAGE_SIZE,
         )
-        events: list[Event] = []
+        events: dict[str, Event] = {}
         while page is not None:
-            events += page.events
+            known = len(events)
+            events.update((event.id, event) for event in page.events)
+            if page.next_page and len(events) == known:
+                raise RequestFailed("GET /events/filter/next", "its pages bring nothing new")
             page = self.next_events(page)
-        return events
+        return list(events.values())
 
     def _read_events(self, body: bytes) -> EventPage:
         return read_event_page(body, self._pager.oddities)
