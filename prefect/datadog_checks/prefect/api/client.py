@@ -186,6 +186,9 @@ class Client:
             raise refused(self.url, _plain_words(cause)) from None
         except requests.exceptions.RequestException as error:
             raise self._no_answer(request, max(timeout), error) from None
+        except ValueError:
+            # requests looks at where a redirect leads even when it is not to follow it.
+            raise Redirected(self.url, "a place that is no URL") from None
         self.clock.observe(answer.headers.get("Date"), sent, self._monotonic())
         if answer.status in WORTH_RETRYING:
             busy = Rejected(request, answer.status, _detail(answer.body))
@@ -240,10 +243,7 @@ def _redirect_target(url: str, path: str, location: str | None) -> str:
     """What to configure in place of `url` for the request to arrive; without a query, which may hold a token."""
     if not location:
         return "a place that it does not name"
-    try:
-        target = urlsplit(urljoin(url + path, location))
-    except ValueError:
-        return "a place that is no URL"
+    target = urlsplit(urljoin(url + path, location))
     host = target.netloc.rpartition("@")[2]
     return f"{target.scheme}://{host}{target.path.rstrip('/').removesuffix(path)}"
 
