@@ -49,6 +49,11 @@ class PrefectApi:
         self._pager.oddities = Oddities()
         return self._pager.oddities
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether there was an answer in this check run."""
+        return self._client.has_answered
+
     def seconds_left(self) -> float:
         """What is left of the check run's time."""
         return self._client.seconds_left()
