@@ -42,6 +42,7 @@ CHUNK_BYTES = 65536
 # A page of 200 runs whose parameters are as large as Prefect lets them be is half of it.
 MOST_BODY_BYTES = 256 * 1024 * 1024
 
+NO_URL = "a place that is no URL"
 DEEPEST_CAUSE = 10
 PLAIN_WORDS = {
     "RemoteDisconnected": "the connection was closed before an answer",
@@ -196,7 +197,7 @@ class Client:
             raise self._no_answer(request, max(timeout), error) from None
         except ValueError:
             # requests looks at where a redirect leads even when it is not to follow it.
-            raise Redirected(self.url, "a place that is no URL") from None
+            raise Redirected(self.url, NO_URL) from None
         self.has_answered = True
         self.clock.observe(answer.headers.get("Date"), sent, self._monotonic())
         if answer.status in WORTH_RETRYING:
@@ -275,7 +276,10 @@ def _redirect_target(url: str, path: str, location: str | None) -> str:
     """What to configure in place of `url` for the request to arrive; without a query, which may hold a token."""
     if not location:
         return "a place that it does not name"
-    target = urlsplit(urljoin(url + path, location))
+    try:
+        target = urlsplit(urljoin(url + path, location))
+    except ValueError:
+        return NO_URL
     host = target.netloc.rpartition("@")[2]
     return f"{target.scheme}://{host}{target.path.rstrip('/').removesuffix(path)}"
 
