@@ -106,10 +106,10 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             return
         except ServerUnusable:
             raise
-        except OutOfTime:
-            budget = self._settings.budget_seconds
-            raise Unreachable(self._settings.url, f"no answer within the {budget:g} s of a check run") from None
         except ApiError as error:
+            if isinstance(error, OutOfTime) and not self._api.has_answered:
+                budget = self._settings.budget_seconds
+                raise Unreachable(self._settings.url, f"no answer within the {budget:g} s of a check run") from None
             self.warning("Missing: the server's version. %s", error)
             return
         if version.startswith(("0.", "1.", "2.")):

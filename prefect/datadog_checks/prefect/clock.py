@@ -9,6 +9,8 @@ from email.utils import parsedate_to_datetime
 
 # The header is cut to whole seconds, and servers renew it only about once a second.
 DATE_RESOLUTION_SECONDS = 2.0
+# Dates out of these bounds are nobody's time, and the ends of the calendar are too near to them to calculate with.
+EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 class ServerClock:
@@ -33,10 +35,10 @@ class ServerClock:
 
     def observe(self, date_header: str | None, sent: float, received: float) -> None:
         """Take in an answer's `Date` header; `sent` and `received` are readings of the monotonic clock."""
-        try:
-            date = parsedate_to_datetime(date_header or "").timestamp()
-        except (TypeError, ValueError, OverflowError):
+        moment = http_date(date_header)
+        if moment is None:
             return
+        date = moment.timestamp()
         lowest, highest = date - received, date + DATE_RESOLUTION_SECONDS - sent
         if lowest > self._highest or highest < self._lowest:
             # Two clocks answer, as when a cache or a proxy puts in its own date: believe the last.
@@ -48,3 +50,14 @@ class ServerClock:
         """The server's current time, to about a second, with time zone UTC."""
         offset = min(max(self._host_offset, self._lowest), self._highest)
         return datetime.fromtimestamp(self._monotonic() + offset, UTC)
+
+
+def http_date(header: str | None) -> datetime | None:
+    """The time that a header tells; None for what is no date, or none that can be meant."""
+    try:
+        date = parsedate_to_datetime(header or "")
+    except (TypeError, ValueError, OverflowError):
+        return None
+    # The zone -0000 is UTC, of which nothing is said about where the sender is.
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return date if EARLIEST <= date <= LATEST else None

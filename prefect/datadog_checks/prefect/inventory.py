@@ -63,7 +63,7 @@ class Inventory:
         self._queues: OncePerRun[dict[str, WorkQueue]] = OncePerRun(self._read_queues)
         self._known_queues: set[str] = set()
         self._deployments: Recent[str, Deployment] = Recent()
-        self._flow_names: Recent[str, str | None] = Recent()
+        self._flow_names: Recent[str, str] = Recent()
         self._run_scopes: Recent[str, Scope] = Recent()
 
     def begin_run(self) -> None:
@@ -157,16 +157,17 @@ class Inventory:
         """The scope of each run by its id, None for a run that the instance does not want."""
         self._learn_deployments(run.deployment_id for run in runs)
         self._learn_flows(run.flow_id for run in runs)
-        for run in runs:
-            self._run_scopes.put(run.id, self._run_scope(run))
-        return {run.id: self._wanted(self._run_scopes[run.id]) for run in runs}
+        scopes = {run.id: self._run_scope(run) for run in runs}
+        for run_id, scope in scopes.items():
+            self._run_scopes.put(run_id, scope)
+        return {run_id: self._wanted(scope) for run_id, scope in scopes.items()}
 
     def scopes_by_run_id(self, run_ids: Collection[str]) -> dict[str, Scope | None]:
         """The same by the runs' ids; a run that is gone and was never seen has no entry."""
-        unknown = [run_id for run_id in run_ids if run_id not in self._run_scopes]
-        if unknown:
-            self.run_scopes(self._api.flow_runs_by_id(unknown))
-        return {run_id: self._wanted(self._run_scopes[run_id]) for run_id in run_ids if run_id in self._run_scopes}
+        known = {run_id: self._run_scopes[run_id] for run_id in run_ids if run_id in self._run_scopes}
+        scopes = {run_id: self._wanted(scope) for run_id, scope in known.items()}
+        unknown = [run_id for run_id in run_ids if run_id not in known]
+        return scopes | self.run_scopes(self._api.flow_runs_by_id(unknown)) if unknown else scopes
 
     def scope_told_by(self, related: list[Mapping[str, str | None]], run_id: str | None) -> Scope | None:
         """The scope of a run that an event is about; None for one that the instance does not want.
@@ -218,7 +219,8 @@ class Inventory:
         unknown = {identity for identity in ids if identity and identity not in self._flow_names}
         if unknown:
             for flow in self._api.flows_by_id(unknown):
-                self._flow_names.put(flow.id, flow.name)
+                if flow.name is not None:
+                    self._flow_names.put(flow.id, flow.name)
 
 
 def pool_tags(pool: WorkPool) -> Tags:

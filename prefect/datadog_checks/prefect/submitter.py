@@ -93,7 +93,8 @@ class VanishedTagSets:
         memory = cls()
         try:
             groups = json.loads(zlib.decompress(base64.b64decode(document["packed"], validate=True)))
-            for group, entries in groups.items():
+            for group in GROUPS & groups.keys():
+                entries = groups[group]
                 memory._last_seen[group] = {tuple(map(str, tags)): float(at) for at, *tags in entries}
         except (KeyError, TypeError, AttributeError, zlib.error) as error:
             raise ValueError(f"damaged: {error}") from None
@@ -102,6 +103,10 @@ class VanishedTagSets:
 
 def _group(metric: Metric) -> str:
     return f"{metric.name.partition('.')[0]} counts" if metric.type == "count" else metric.name
+
+
+# Others are left of an earlier version: nothing would ever forget them.
+GROUPS = frozenset(_group(metric) for metric in METRICS if metric.zero_when_gone)
 
 
 class Submitter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -22,20 +23,27 @@ FORWARDING_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Request:
+    """`port` is the client's, the same for all requests of one connection."""
+
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
+    port: int
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer; one that is `cut_off` has only half of the body that it announces."""
+    """An HTTP answer; one that is `cut_off` has only half of the body that it announces.
+
+    `seconds_a_byte` is how long the server takes for each byte of the body.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     cut_off: bool = False
+    seconds_a_byte: float = 0.0
 
 
 # What becomes of an answer; None closes the connection without one.
@@ -125,6 +133,11 @@ def is_cut_off(answer: Answer) -> Answer:
     return replace(answer, cut_off=True)
 
 
+def trickles(answer: Answer) -> Answer:
+    """A byte a second, all the time as if the answer were about to be complete."""
+    return replace(answer, seconds_a_byte=1.0)
+
+
 def with_objects(change: Callable[[dict[str, Any]], None]) -> Fault:
     """The same answer with each object of its list, or of its page of events, changed in place by `change`."""
 
@@ -164,7 +177,8 @@ class _Handler(QuietHandler):
         raise NotImplementedError
 
     def respond(self) -> None:
-        answer = self.answer_to(Request(self.command, self.path, dict(self.headers.items()), self.read_body()))
+        headers, port = dict(self.headers.items()), self.client_address[1]
+        answer = self.answer_to(Request(self.command, self.path, headers, self.read_body(), port))
         if answer is None:
             self.close_connection = True
             return
@@ -176,5 +190,15 @@ class _Handler(QuietHandler):
         if answer.cut_off:
             self.wfile.write(answer.body[: len(answer.body) // 2])
             self.close_connection = True
+        elif answer.seconds_a_byte:
+            self._trickle(answer)
         else:
             self.wfile.write(answer.body)
+
+    def _trickle(self, answer: Answer) -> None:
+        try:
+            for number in range(len(answer.body)):
+                self.wfile.write(answer.body[number : number + 1])
+                time.sleep(answer.seconds_a_byte)
+        except ConnectionError:
+            self.close_connection = True  # nobody waits for it any more

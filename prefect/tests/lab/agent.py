@@ -32,7 +32,8 @@ class Series:
 class CheckRunResult:
     """All that one check run submitted. `error` is what the Agent's status would show, empty when it went well.
 
-    Names are taken with or without the namespace; `tags` select the series that have all of them.
+    `error_type` is the full name of what was raised then. Names of metrics are taken with or without the namespace;
+    `tags` select the series that have all of them.
     """
 
     series: list[Series]
@@ -41,6 +42,7 @@ class CheckRunResult:
     metadata: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     error: str = ""
+    error_type: str = ""
 
     def names(self) -> set[str]:
         """The full names of all metrics."""
@@ -106,13 +108,16 @@ class Agent:
         datadog_agent._metadata.clear()
         datadog_agent._sent_logs.clear()
         report = self.check.run()
+        failure = json.loads(report)[0] if report else {"message": "", "traceback": ""}
         return CheckRunResult(
             series=[self._series(sample) for name in aggregator.metric_names for sample in aggregator.metrics(name)],
             events=[{**event, "tags": [*event.get("tags", []), *self._sender_tags()]} for event in aggregator.events],
             logs=list(datadog_agent._sent_logs[self.check_id]),
             metadata={name: str(value) for (_, name), value in datadog_agent._metadata.items()},
             warnings=list(self.check.get_warnings()),
-            error=str(json.loads(report)[0]["message"]) if report else "",
+            error=failure["message"],
+            # The last that a traceback says is the error, as `type: message`.
+            error_type=failure["traceback"].rstrip().removesuffix(failure["message"]).rpartition("\n")[2].rstrip(": "),
         )
 
     def _new_check(self) -> AgentCheck:

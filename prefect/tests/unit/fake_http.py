@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,16 +39,33 @@ class FakeResponse:
     time: Time | None = None
     closed: bool = False
 
-    def iter_content(self, _: int) -> Iterator[bytes]:
-        for chunk in self.chunks:
-            if self.time is not None:
-                self.time.now += self.seconds_a_chunk
-            if isinstance(chunk, Exception):
-                raise chunk
-            yield chunk
+    @property
+    def raw(self) -> FakeBody:
+        return FakeBody(self)
 
     def close(self) -> None:
         self.closed = True
+
+
+class FakeBody:
+    """The body of a response, as urllib3 gives it to who reads what is there."""
+
+    connection = None
+
+    def __init__(self, response: FakeResponse) -> None:
+        self._response = response
+        self._chunks = iter(response.chunks)
+
+    def read1(self, _: int, decode_content: bool) -> bytes:
+        assert not decode_content
+        for chunk in self._chunks:
+            if self._response.time is not None:
+                self._response.time.now += self._response.seconds_a_chunk
+            if isinstance(chunk, Exception):
+                raise chunk
+            if chunk:
+                return chunk
+        return b""
 
 
 def answer(body: object = None, status: int = 200, **headers: str) -> FakeResponse:

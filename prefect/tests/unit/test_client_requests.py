@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import ssl
 from datetime import UTC, datetime
-from http.client import RemoteDisconnected
+from http.client import IncompleteRead, RemoteDisconnected
 
 import pytest
 from requests import exceptions
 from urllib3.exceptions import MaxRetryError, NameResolutionError, NewConnectionError, ProtocolError
 from urllib3.exceptions import SSLError as Urllib3SSLError
 
+from datadog_checks.prefect.api import client
 from datadog_checks.prefect.api.errors import (
     AccessDenied,
     ApiError,
@@ -31,9 +33,9 @@ SECRET = "hunter2-the-secret"
 
 
 def message_of(outcome: Outcome, expected: type[ApiError]) -> str:
-    client = client_of(FakeHttp(outcome), Time(), headers={"Authorization": f"Bearer {SECRET}"})
+    authorized = client_of(FakeHttp(outcome), Time(), headers={"Authorization": f"Bearer {SECRET}"})
     with pytest.raises(expected) as raised:
-        client.post("/flow_runs/filter", json.loads, {"limit": 5})
+        authorized.post("/flow_runs/filter", json.loads, {"limit": 5})
     return str(raised.value)
 
 
@@ -73,6 +75,50 @@ def test_a_redirect_is_not_followed_and_its_target_is_named(status: int) -> None
 
 def test_a_redirect_to_nowhere_is_told_too() -> None:
     assert URL in message_of(FakeResponse(302), Redirected)
+
+
+def test_a_packed_body_is_unpacked() -> None:
+    packed = gzip.compress(b'["ok"]')
+    http = FakeHttp(FakeResponse(200, (packed[:5], packed[5:]), {"Content-Encoding": "gzip"}))
+    assert client_of(http, Time()).get("/thing", json.loads) == ["ok"]
+
+
+def test_a_body_that_is_not_packed_as_it_says_is_no_answer() -> None:
+    message = message_of(FakeResponse(200, (b'["ok"]',), {"Content-Encoding": "gzip"}), Unreachable)
+    assert "cannot be unpacked" in message
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        FakeResponse(200, (b"[1, ",) * 100),
+        FakeResponse(200, (gzip.compress(b" " * 1000),), {"Content-Encoding": "gzip"}),
+    ],
+    ids=["plain", "packed"],
+)
+def test_a_body_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch, outcome: FakeResponse) -> None:
+    monkeypatch.setattr(client, "MOST_BODY_BYTES", 100)
+    assert "longer than" in message_of(outcome, UnexpectedAnswer)
+
+
+def test_a_redirect_to_what_is_no_url_is_told_too() -> None:
+    # What requests raises for that, where it takes the status for one of a redirect.
+    for outcome in (FakeResponse(300, (), {"Location": "http://[::1"}), ValueError("Invalid IPv6 URL")):
+        assert "no URL" in message_of(outcome, Redirected)
+
+
+NESTED = b"[" * 100_000
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, UnexpectedAnswer), (500, Rejected), (403, AccessDenied)])
+def test_an_answer_that_is_nested_without_end_is_none(status: int, expected: type[ApiError]) -> None:
+    message_of(FakeResponse(status, (NESTED,)), expected)
+
+
+def test_a_csrf_token_that_is_nested_without_end_is_none() -> None:
+    http = FakeHttp(answer({"detail": "Invalid CSRF token"}, status=403), FakeResponse(200, (NESTED,)))
+    with pytest.raises(UnexpectedAnswer, match="csrf-token"):
+        client_of(http, Time()).post("/flows/filter", json.loads, {})
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -138,10 +184,8 @@ def closed() -> exceptions.ConnectionError:
     return exceptions.ConnectionError(ProtocolError("Connection aborted.", RemoteDisconnected("closed")))
 
 
-def broken_off() -> exceptions.ChunkedEncodingError:
-    inner = ProtocolError("Response ended prematurely")
-    inner.__context__ = ValueError("invalid literal for int() with base 16: b''")
-    return exceptions.ChunkedEncodingError(inner)
+def broken_off() -> FakeResponse:
+    return FakeResponse(200, (b'{"', ProtocolError("Connection broken", IncompleteRead(b"", 40))))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from email.utils import format_datetime
 
@@ -80,7 +81,21 @@ def test_a_slow_answer_bounds_the_time_less_but_does_not_mislead() -> None:
     assert abs(host.error()) <= 6.1
 
 
-@pytest.mark.parametrize("header", [None, "", "yesterday", "Sat, 99 Mar 2026 09:00:00 GMT", "0", "\x00"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "yesterday",
+        "Sat, 99 Mar 2026 09:00:00 GMT",
+        "0",
+        "\x00",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Fri, 31 Dec 9999 23:59:59 -2359",
+        "Wed, 01 Jan 1800 00:00:00 GMT",
+        "Sat, 14 Mar 2026 09:00:00 +99999999999999999999",
+    ],
+)
 def test_an_answer_without_a_readable_date_changes_nothing(header: str | None) -> None:
     host = Host(off_by=HOUR)
     host.ask()
@@ -88,6 +103,16 @@ def test_an_answer_without_a_readable_date_changes_nothing(header: str | None) -
     sent = host.monotonic()
     host.clock.observe(header, sent, sent)
     assert host.error() == before
+
+
+def test_a_date_in_the_zone_minus_zero_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    host = Host(off_by=HOUR)
+    host.ask(header="Sat, 14 Mar 2026 09:00:00 -0000")
+    monkeypatch.undo()
+    time.tzset()
+    assert abs(host.error()) <= 2.1
 
 
 def test_time_goes_on_between_answers() -> None:

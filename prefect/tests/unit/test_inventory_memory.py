@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from datadog_checks.prefect import inventory
 from datadog_checks.prefect.api.errors import ApiError
-from datadog_checks.prefect.inventory import OncePerRun, Recent
+from datadog_checks.prefect.api.models import Deployment, Flow, FlowRun, WorkPool, WorkQueue
+from datadog_checks.prefect.filters import Filters, NameFilter
+from datadog_checks.prefect.inventory import Inventory, OncePerRun, Recent
 
 
 def test_what_was_not_put_in_for_the_longest_time_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,3 +69,88 @@ def test_an_empty_answer_is_an_answer() -> None:
     thing = OncePerRun(lambda: reader()[1:])
     assert [thing.get(), thing.get()] == [[], []]
     assert reader.times == 1
+
+
+class FakeApi:
+    """A server on which everything that is asked for by id exists, and flows are called as told."""
+
+    def __init__(self) -> None:
+        self.flow_name: str | None = "etl"
+        self.queue_ids: list[str] = []
+        self.asked_for_flows: list[str] = []
+
+    def flow_runs_by_id(self, ids: Collection[str]) -> list[FlowRun]:
+        return [run(identity) for identity in ids]
+
+    def flows_by_id(self, ids: Collection[str]) -> list[Flow]:
+        self.asked_for_flows += ids
+        return [Flow(id=identity, name=self.flow_name) for identity in ids]
+
+    def deployments_by_id(self, ids: Collection[str]) -> list[Deployment]:
+        return [Deployment(id=identity, name=f"deployment {identity}") for identity in ids]
+
+    def deployments(self) -> list[Deployment]:
+        return []
+
+    def work_pools(self) -> list[WorkPool]:
+        return []
+
+    def work_queues(self) -> list[WorkQueue]:
+        return [WorkQueue(id=identity, name=identity) for identity in self.queue_ids]
+
+    def work_queues_by_id(self, ids: Collection[str]) -> list[WorkQueue]:
+        return []
+
+
+def run(identity: str) -> FlowRun:
+    return FlowRun(id=identity, flow_id=f"f-{identity}", deployment_id=f"d-{identity}")
+
+
+def inventory_of(api: FakeApi) -> Inventory:
+    everything = NameFilter()
+    return Inventory(api, Filters(everything, everything, everything, everything))  # type: ignore[arg-type]
+
+
+def test_more_runs_at_once_than_are_remembered_have_their_scopes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "REMEMBERED", 10)
+    ids = [str(number) for number in range(25)]
+    known = inventory_of(FakeApi())
+    known.run_scopes([run(identity) for identity in ids[:5]])
+    for scopes in (known.scopes_by_run_id(ids), known.run_scopes([run(identity) for identity in ids])):
+        assert {run_id: scope and scope.flow_id for run_id, scope in scopes.items()} == {i: f"f-{i}" for i in ids}
+
+
+def test_runs_flows_and_deployments_that_come_and_go_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "REMEMBERED", 50)
+    known = inventory_of(FakeApi())
+    for number in range(2000):
+        known.begin_run()
+        known.run_scopes([run(str(number))])
+    for memory in (known._run_scopes, known._flow_names, known._deployments):
+        assert len(memory) == 50
+
+
+def test_what_is_remembered_is_enough_for_a_large_server_and_no_more_than_some_ten_megabytes() -> None:
+    # A name and a scope take some 500 bytes.
+    assert 20_000 <= inventory.REMEMBERED <= 100_000
+
+
+def test_queues_that_are_gone_are_not_asked_for_again() -> None:
+    api = FakeApi()
+    known = inventory_of(api)
+    for number in range(100):
+        known.begin_run()
+        api.queue_ids = [f"q{number}"]
+        assert [queue.id for queue in known.queues()] == [f"q{number}"]
+        assert known._known_queues == {f"q{number}"}
+
+
+def test_a_flow_whose_name_an_answer_lacked_is_asked_for_again() -> None:
+    api = FakeApi()
+    known = inventory_of(api)
+    names = []
+    for api.flow_name in (None, "etl", "etl"):
+        scope = known.run_scopes([run("a")])["a"]
+        names.append(scope and scope.flow_name)
+    assert names == [None, "etl", "etl"]
+    assert len(api.asked_for_flows) == 2

@@ -131,10 +131,21 @@ def test_a_body_that_is_no_array_of_json_is_a_value_error(body: bytes) -> None:
         read_objects(FlowRun, body, Oddities())
 
 
-def test_a_body_that_is_nested_too_deeply_is_a_value_error() -> None:
+def test_a_body_that_is_nested_too_deeply_is_refused_as_the_client_expects_it() -> None:
     for body in (b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000):
-        with pytest.raises(ValueError, match=r"."):
+        with pytest.raises((ValueError, RecursionError)):
             read_objects(TaskRun, body, Oddities())
+
+
+def test_an_object_that_is_nested_just_as_deeply_as_can_be_read_costs_no_other() -> None:
+    for depth in range(100, 1000):
+        body = b'[{"id": "a"}, {"id": "b", "tags": ' + b"[" * depth + b"]" * depth + b"}]"
+        try:
+            objects, size = read_objects(TaskRun, body, Oddities())
+        except RecursionError:
+            break
+        assert [run.id for run in objects][:1] == ["a"], depth
+        assert size == 2
 
 
 def test_an_empty_array_holds_nothing() -> None:
@@ -155,6 +166,33 @@ def test_a_state_without_its_time_is_dropped_from_a_history() -> None:
     states, _ = read_objects(State, body, oddities)
     assert [state.id for state in states] == ["b"]
     assert str(oddities) == "State.identity (1)"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_time_span_that_is_no_number_of_seconds_is_absent(number: str) -> None:
+    oddities = Oddities()
+    [run], _ = read_objects(
+        FlowRun, b'[{"id": "a", "state_type": "FAILED", "total_run_time": %b}]' % number.encode(), oddities
+    )
+    assert run.total_run_time is None
+    assert str(oddities) == "FlowRun.total_run_time (1)"
+
+
+@pytest.mark.parametrize("limit", ["9" * 20, "9" * 400, "-" + "9" * 400])
+def test_a_limit_with_which_nothing_can_be_calculated_is_absent(limit: str) -> None:
+    body = b'[{"id": "a", "name": "b", "status": "READY", "concurrency_limit": %b}]' % limit.encode()
+    oddities = Oddities()
+    [queue], _ = read_objects(WorkQueue, body, oddities)
+    assert queue.concurrency_limit is None
+    assert str(oddities) == "WorkQueue.concurrency_limit (1)"
+
+
+def test_any_number_of_odd_fields_with_names_of_any_length_makes_a_warning_that_can_be_read() -> None:
+    oddities = Oddities()
+    for number in range(5000):
+        oddities.note(Event, f"resource.{number:04}.{'x' * 1000}")
+    assert len(str(oddities)) < 4000
+    assert str(oddities).endswith(", other.fields (4970)")
 
 
 def test_an_event_is_read_with_its_payload() -> None:

@@ -244,6 +244,28 @@ def test_runs_without_identity_do_not_end_the_walk_early(lost: list[int]) -> Non
     assert read_by_time(table) == [f"r{number:03}" for number in range(10) if number not in lost]
 
 
+class Repeating(Table):
+    """A server, or a cache before it, that answers every page with the first."""
+
+    def post(self, path: str, parse: Callable[[bytes], Any], body: Mapping[str, Any]) -> Any:
+        return super().post(path, parse, {"limit": body["limit"]})
+
+
+@pytest.mark.parametrize(("model", "kind"), [(FlowRun, "flow_runs"), (TaskRun, "task_runs")])
+def test_runs_of_a_server_that_repeats_itself_are_not_read_for_ever(model: type[Any], kind: str) -> None:
+    table = Repeating(runs(*range(300)))
+    with pytest.raises(RequestFailed, match="repeat"):
+        read_by_time(table, model, kind)
+    assert len(table.bodies) == 2
+
+
+def test_objects_of_a_server_that_repeats_itself_are_not_read_for_ever() -> None:
+    table = Repeating(pools(300))
+    with pytest.raises(RequestFailed, match="changed during each of 3 readings"):
+        read_pools(table)
+    assert len(table.bodies) == 6
+
+
 def test_a_page_of_nothing_but_runs_without_time_fails_instead_of_going_on_for_ever() -> None:
     table = Table([{"id": f"r{number}", "state_type": "PENDING", "expected_start_time": None} for number in range(3)])
     assert len(read_by_time(table)) == 3

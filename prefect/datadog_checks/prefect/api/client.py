@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import ssl
@@ -9,15 +10,15 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from urllib3.exceptions import ReadTimeoutError
+from urllib3 import HTTPResponse
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from datadog_checks.base.utils.http import RequestsWrapper
-from datadog_checks.prefect.clock import ServerClock
+from datadog_checks.prefect.clock import ServerClock, http_date
 
 from .errors import (
     AccessDenied,
@@ -38,12 +39,15 @@ WORTH_RETRYING = frozenset({429, 502, 503, 504})
 # Less than this is not enough for an answer; what is left of the budget goes to the next check run.
 LEAST_TIMEOUT_SECONDS = 0.05
 CHUNK_BYTES = 65536
+# A page of 200 runs whose parameters are as large as Prefect lets them be is half of it.
+MOST_BODY_BYTES = 256 * 1024 * 1024
 
+NO_URL = "a place that is no URL"
 DEEPEST_CAUSE = 10
 PLAIN_WORDS = {
     "RemoteDisconnected": "the connection was closed before an answer",
     "IncompleteRead": "the answer broke off",
-    "ValueError": "the answer broke off",  # the length of its next chunk is missing
+    "error": "the answer cannot be unpacked",  # zlib's
 }
 
 Parsed = TypeVar("Parsed")
@@ -72,6 +76,7 @@ class Client:
 
     It keeps connections alive, never follows a redirect, tries again what a busy server or a bad network broke, and
     stops when the check run's time is used up. `url` has no trailing slash; `headers` go with every request.
+    `has_answered` tells whether there was an answer, be it any, in this check run.
     """
 
     def __init__(
@@ -95,12 +100,14 @@ class Client:
         self._budget = 0.0
         self._deadline = 0.0
         self._hold_until = 0.0
+        self.has_answered = False
 
     def begin_run(self, budget_seconds: float) -> None:
         """Start the time that the requests of one check run may take together."""
         self._budget = budget_seconds
         self._deadline = self._monotonic() + budget_seconds
         self._hold_until = 0.0
+        self.has_answered = False
         self.clock.begin_run()
 
     def seconds_left(self) -> float:
@@ -113,7 +120,8 @@ class Client:
     def post(self, path: str, parse: Callable[[bytes], Parsed], body: Mapping[str, Any]) -> Parsed:
         """The parsed answer to a POST of JSON.
 
-        `parse` raises `ValueError` for a body that is not what was asked for. Raises `ApiError`.
+        `parse` raises `ValueError` for a body that is not what was asked for, or `RecursionError` as parsers of JSON
+        do for one that is nested without end. Raises `ApiError`.
         """
         return self._ask("post", path, parse, json=body)
 
@@ -132,7 +140,7 @@ class Client:
             self._refuse_bad_status(request, path, answer)
             try:
                 return parse(answer.body)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise _Transient(self._not_as_expected(request, answer, error)) from None
 
         return self._retrying(request, attempt)
@@ -177,22 +185,27 @@ class Client:
                 **options,
             )
             try:
-                answer = Answer(response.status_code, response.headers, self._read_body(request, response))
+                body = self._read_body(request, response, max(timeout))
+                answer = Answer(response.status_code, response.headers, body)
             finally:
                 response.close()
         except requests.exceptions.SSLError as error:
             cause = _innermost(error)
             refused = CertificateRefused if isinstance(cause, ssl.SSLCertVerificationError) else TlsRefused
             raise refused(self.url, _plain_words(cause)) from None
-        except requests.exceptions.RequestException as error:
+        except (requests.exceptions.RequestException, HTTPError) as error:
             raise self._no_answer(request, max(timeout), error) from None
+        except ValueError:
+            # requests looks at where a redirect leads even when it is not to follow it.
+            raise Redirected(self.url, NO_URL) from None
+        self.has_answered = True
         self.clock.observe(answer.headers.get("Date"), sent, self._monotonic())
         if answer.status in WORTH_RETRYING:
             busy = Rejected(request, answer.status, _detail(answer.body))
             raise _Transient(busy, _retry_after_seconds(answer.headers))
         return answer
 
-    def _no_answer(self, request: str, timeout_seconds: float, error: requests.RequestException) -> Exception:
+    def _no_answer(self, request: str, timeout_seconds: float, error: Exception) -> Exception:
         """What to raise when a connection fails: a lost one is worth another try, one that keeps us waiting is not."""
         cause = _innermost(error)
         if isinstance(error, requests.exceptions.ConnectTimeout):
@@ -203,13 +216,22 @@ class Client:
             return Unreachable(self.url, f"no answer to {request} within {timeout_seconds:.3g} s")
         return _Transient(Unreachable(self.url, _plain_words(cause)))
 
-    def _read_body(self, request: str, response: requests.Response) -> bytes:
-        chunks = []
-        for chunk in response.iter_content(CHUNK_BYTES):
-            chunks.append(chunk)
-            if self._monotonic() >= self._deadline:
-                raise OutOfTime(request, self._budget)
-        return b"".join(chunks)
+    def _read_body(self, request: str, response: requests.Response, timeout_seconds: float) -> bytes:
+        """The whole body, read as it comes: who asks for more waits for all of it, however slowly it trickles in."""
+        raw = response.raw
+        parts = io.BytesIO()
+        while (left := self._deadline - self._monotonic()) > 0:
+            # A connection that is not kept alive has given its socket away; then the last wait may be too long.
+            if raw.connection is not None and raw.connection.sock is not None:
+                raw.connection.sock.settimeout(min(left, timeout_seconds))
+            # Unpacked, it would only return when some bytes can be.
+            part = raw.read1(CHUNK_BYTES, decode_content=False)
+            if not part:
+                return _unpacked(request, parts.getvalue(), response.headers.get("Content-Encoding"))
+            if parts.tell() + len(part) > MOST_BODY_BYTES:
+                raise _too_long(request)
+            parts.write(part)
+        raise OutOfTime(request, self._budget)
 
     def _fetch_csrf_token(self) -> None:
         """Get the token that a server with CSRF protection wants with each POST, until it refuses that one too."""
@@ -217,8 +239,8 @@ class Client:
         self._refuse_bad_status("GET /csrf-token", "/csrf-token", answer)
         try:
             token = str(json.loads(answer.body)["token"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._not_as_expected("GET /csrf-token", answer, ValueError(error)) from None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self._not_as_expected("GET /csrf-token", answer, error) from None
         self._csrf_headers = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": self._csrf_client}
 
     def _refuse_bad_status(self, request: str, path: str, answer: Answer) -> None:
@@ -230,17 +252,34 @@ class Client:
             raise AccessDenied(self.url, answer.status)
         raise Rejected(request, answer.status, _detail(answer.body))
 
-    def _not_as_expected(self, request: str, answer: Answer, error: ValueError) -> ApiError:
+    def _not_as_expected(self, request: str, answer: Answer, error: Exception) -> ApiError:
         if "html" in answer.headers.get("Content-Type", "") or answer.body.lstrip()[:1] == b"<":
             return NotPrefect(self.url, f"{request} gives a page of HTML, such as a proxy's login, where JSON belongs")
         return UnexpectedAnswer(request, f"the answer is not what Prefect sends ({type(error).__name__})")
+
+
+def _unpacked(request: str, body: bytes, encoding: str | None) -> bytes:
+    if not encoding:
+        return body
+    packed = HTTPResponse(io.BytesIO(body), {"Content-Encoding": encoding}, preload_content=False)
+    unpacked = packed.read(MOST_BODY_BYTES + 1, decode_content=True)
+    if len(unpacked) > MOST_BODY_BYTES:
+        raise _too_long(request)
+    return unpacked
+
+
+def _too_long(request: str) -> UnexpectedAnswer:
+    return UnexpectedAnswer(request, f"the answer is longer than {MOST_BODY_BYTES >> 20} MiB")
 
 
 def _redirect_target(url: str, path: str, location: str | None) -> str:
     """What to configure in place of `url` for the request to arrive; without a query, which may hold a token."""
     if not location:
         return "a place that it does not name"
-    target = urlsplit(urljoin(url + path, location))
+    try:
+        target = urlsplit(urljoin(url + path, location))
+    except ValueError:
+        return NO_URL
     host = target.netloc.rpartition("@")[2]
     return f"{target.scheme}://{host}{target.path.rstrip('/').removesuffix(path)}"
 
@@ -253,7 +292,7 @@ def _detail(body: bytes) -> str:
     """The server's own words for what it refused, in one short line."""
     try:
         detail = json.loads(body)["detail"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return str(detail)[:200]
 
@@ -264,10 +303,8 @@ def _retry_after_seconds(headers: Mapping[str, str]) -> float:
     try:
         seconds = float(header)
     except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(header) - parsedate_to_datetime(headers.get("Date") or "")).total_seconds()
-        except (TypeError, ValueError):
-            return 0.0
+        until, now = http_date(header), http_date(headers.get("Date"))
+        seconds = (until - now).total_seconds() if until and now else 0.0
     return seconds if seconds > 0 else 0.0
 
 

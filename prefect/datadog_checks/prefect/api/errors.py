@@ -105,4 +105,7 @@ class OutOfTime(ApiError):
     """The time that one check run may take is used up."""
 
     def __init__(self, request: str, budget_seconds: float) -> None:
-        super().__init__(f"{request} was left out: the check run's {budget_seconds:g} s were used up")
+        super().__init__(
+            f"{request} was left out: the check run's {budget_seconds:g} s were used up. "
+            "A longer `min_collection_interval` gives it more."
+        )

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -21,10 +21,14 @@ STATE_TYPES: frozenset[str] = frozenset(get_args(StateType))
 TERMINAL: frozenset[str] = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 
 
+# As large as a column of a database; JSON has numbers with which floats cannot be calculated.
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
 class ApiModel(BaseModel):
     """An answer's object; `essential` names the fields without which it says little, to be warned of when absent."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
     essential: ClassVar[tuple[str, ...]] = ()
 
 
@@ -67,7 +71,7 @@ class FlowRun(ApiModel):
     state_type: StateType | None = None
     state_name: str | None = None
     state: CurrentState | None = None
-    run_count: int | None = None
+    run_count: Whole | None = None
     expected_start_time: AwareDatetime | None = None
     next_scheduled_start_time: AwareDatetime | None = None
     start_time: AwareDatetime | None = None
@@ -100,8 +104,8 @@ class WorkQueue(ApiModel):
 
     id: str
     name: str | None = None
-    priority: int | None = None
-    concurrency_limit: int | None = None
+    priority: Whole | None = None
+    concurrency_limit: Whole | None = None
     last_polled: AwareDatetime | None = None
     status: Literal["READY", "NOT_READY", "PAUSED"] | None = None
     work_pool_id: str | None = None
@@ -138,7 +142,7 @@ class TaskRunPayload(ApiModel):
 
     task_key: str | None = None
     dynamic_key: str | None = None
-    run_count: int | None = None
+    run_count: Whole | None = None
     expected_start_time: AwareDatetime | None = None
     total_run_time: float | None = None
     task_inputs: dict[str, list[TaskInput]] = Field(default_factory=dict)
@@ -188,7 +192,7 @@ class EventPage(ApiModel):
     """A page of events, the total of the whole query, and where the server thinks that the next page is."""
 
     events: list[Event]
-    total: int
+    total: Whole
     next_page: str | None = None
 
 
@@ -196,6 +200,9 @@ Model = TypeVar("Model", bound=ApiModel)
 Location = tuple[int | str, ...]
 # Deeper down are names that users give, of which there is no end.
 MOST_NAMES = 3
+# What a warning shows of fields, of which a damaged answer may have any number, with names of any length.
+MOST_FIELDS = 30
+MOST_FIELD_CHARACTERS = 100
 
 
 class Oddities:
@@ -205,7 +212,9 @@ class Oddities:
         self._fields: dict[tuple[str, str], int] = {}
 
     def note(self, model: type[ApiModel], field: str) -> None:
-        key = (model.__name__, field)
+        key = (model.__name__, field[:MOST_FIELD_CHARACTERS])
+        if key not in self._fields and len(self._fields) >= MOST_FIELDS:
+            key = ("other", "fields")
         self._fields[key] = self._fields.get(key, 0) + 1
 
     def __bool__(self) -> bool:
@@ -216,12 +225,15 @@ class Oddities:
 
 
 def read_objects(model: type[Model], body: bytes, oddities: Oddities) -> tuple[list[Model], int]:
-    """Parse a JSON array of objects, and tell how many it held; raises `ValueError` when the body is not an array."""
+    """Parse a JSON array of objects, and tell how many it held; raises `ValueError` when the body is not an array.
+
+    Raises `RecursionError` for one that is nested without end.
+    """
     try:
         objects: list[Model] = _list_of(model).validate_json(body)
         size = len(objects)
     except ValidationError:
-        raw = _load(body)
+        raw = json.loads(body)
         if not isinstance(raw, list):
             raise ValueError("not a list") from None
         objects, size = salvage(model, raw, oddities), len(raw)
@@ -238,11 +250,11 @@ def _list_of(model: type[ApiModel]) -> TypeAdapter[Any]:
 
 
 def read_event_page(body: bytes, oddities: Oddities) -> EventPage:
-    """Parse a page of events; raises `ValueError` when the body is not one."""
+    """Parse a page of events; raises `ValueError` or `RecursionError` as `read_objects` does."""
     try:
         return EventPage.model_validate_json(body)
     except ValidationError:
-        raw = _load(body)
+        raw = json.loads(body)
     if not isinstance(raw, dict) or not isinstance(raw.get("events"), list) or not isinstance(raw.get("total"), int):
         raise ValueError("not a page of events")
     next_page = raw.get("next_page")
@@ -253,13 +265,6 @@ def read_event_page(body: bytes, oddities: Oddities) -> EventPage:
     )
 
 
-def _load(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
 def salvage(model: type[Model], raw: list[Any], oddities: Oddities) -> list[Model]:
     """Parse objects one by one, without the fields that do not parse, and without objects that lack their identity."""
     parsed = (_salvage_one(model, item, oddities) for item in raw)
@@ -267,7 +272,11 @@ def salvage(model: type[Model], raw: list[Any], oddities: Oddities) -> list[Mode
 
 
 def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | None:
-    item = json.loads(json.dumps(item))
+    try:
+        item = json.loads(json.dumps(item))
+    except RecursionError:
+        oddities.note(model, "object")
+        return None
     while isinstance(item, dict):
         try:
             return model.model_validate_json(json.dumps(item))

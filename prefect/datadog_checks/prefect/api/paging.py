@@ -56,7 +56,7 @@ class Pager:
         """All objects of an endpoint that can only be paged by offset.
 
         Each page but the first begins with the last object of the one before. Where that is not so, the set has shifted
-        in between, and the walk starts again.
+        in between, and the walk starts again. So it does where a page has nothing but objects that are known.
         """
         for _ in range(RESTARTS):
             objects = self._walk_offsets(model, path, body)
@@ -70,7 +70,9 @@ class Pager:
         anchor: str | None = None
         while True:
             page = self.page(model, path, {**body, "offset": offset})
-            if anchor is not None and anchor not in {item.id for item in page.objects}:
+            ids = {item.id for item in page.objects}
+            repeats = bool(ids) and not page.is_last and ids <= found.keys()
+            if repeats or (anchor is not None and anchor not in ids):
                 return None
             found.update((item.id, item) for item in page.objects)
             if page.is_last:
@@ -93,8 +95,10 @@ class Pager:
         """Pages in ascending order of a time that never changes, each beginning at the time where the last one ended.
 
         `kind` and `field` place the time in the body's filter. Objects of the same time as the last one are left out by
-        their ids where the endpoint can (`excludes_ids`), else by an offset among them.
+        their ids where the endpoint can (`excludes_ids`), else by an offset among them. A server that gives the same
+        page again is not asked for ever.
         """
+        known: set[str] = set()
         ties: set[str] = set()
         after: datetime | None = None
         while True:
@@ -108,9 +112,12 @@ class Pager:
                     offset = len(ties)
             page = self.page(model, path, {**body, kind: filters, "offset": offset})
             objects = page.objects
-            yield [item for item in objects if item.id not in ties]
+            yield [item for item in objects if item.id not in known]
             if page.is_last:
                 return
+            if objects and known.issuperset(item.id for item in objects):
+                raise RequestFailed(f"POST {path}", "its pages repeat themselves")
+            known.update(item.id for item in objects)
             times = [moment for item in objects if (moment := time_of(item)) is not None]
             if not times:
                 raise RequestFailed(f"POST {path}", f"a page of objects without {field}")

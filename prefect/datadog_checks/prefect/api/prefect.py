@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from .client import Client
-from .errors import NotPrefect, Rejected, UnexpectedAnswer
+from .errors import NotPrefect, Rejected, RequestFailed, UnexpectedAnswer
 from .models import (
     Deployment,
     Event,
@@ -48,6 +48,11 @@ class PrefectApi:
         self._client.begin_run(budget_seconds)
         self._pager.oddities = Oddities()
         return self._pager.oddities
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether there was an answer in this check run."""
+        return self._client.has_answered
 
     def seconds_left(self) -> float:
         """What is left of the check run's time."""
@@ -151,10 +156,16 @@ class PrefectApi:
 
     def next_events(self, page: EventPage) -> EventPage | None:
         """The page after this one, or None. Of the server's own link only the token is used: its host is a guess."""
-        token = parse_qs(urlsplit(page.next_page or "").query).get("page-token")
+        try:
+            token = parse_qs(urlsplit(page.next_page or "").query).get("page-token")
+        except ValueError:
+            raise RequestFailed("GET /events/filter/next", "the link to it is no URL") from None
         if not token:
             return None
-        return self._client.get("/events/filter/next", self._read_events, params={"page-token": token[0]})
+        following = self._client.get("/events/filter/next", self._read_events, params={"page-token": token[0]})
+        if following.next_page == page.next_page:
+            raise RequestFailed("GET /events/filter/next", "its link leads back to itself")
+        return following
 
     def events_of(self, resource_ids: Collection[str]) -> list[Event]:
         """All events that the server still keeps of these resources, such as `prefect.flow-run.<id>`."""
@@ -164,11 +175,14 @@ class PrefectApi:
             until=self.now() + EVENTS_KEPT,
             limit=EVENTS_PAGE_SIZE,
         )
-        events: list[Event] = []
+        events: dict[str, Event] = {}
         while page is not None:
-            events += page.events
+            known = len(events)
+            events.update((event.id, event) for event in page.events)
+            if page.next_page and len(events) == known:
+                raise RequestFailed("GET /events/filter/next", "its pages bring nothing new")
             page = self.next_events(page)
-        return events
+        return list(events.values())
 
     def _read_events(self, body: bytes) -> EventPage:
         return read_event_page(body, self._pager.oddities)
