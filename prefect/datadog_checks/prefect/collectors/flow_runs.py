@@ -113,12 +113,21 @@ class FlowRunTransitions(TransitionCollector):
         for run in runs:
             scope = scopes[run.id]
             transitions = transitions_of_ended(run)
-            if scope is None or (transitions is None and run.end_time and self._ledger.has(run.id, run.end_time)):
+            if scope is None:
                 continue
             if transitions is None:
-                self._count_history(sheet, run.id, run, scope)
+                self._count_ended(sheet, run, scope)
             for transition in transitions or ():
                 self._count(sheet, transition, run, scope)
+
+    def _count_ended(self, sheet: Sheet, run: FlowRun, scope: Scope) -> None:
+        """Count what the history of a run that has ended tells, once for each end."""
+        # That its end was counted does not say so: its event may have come, and an earlier one not.
+        if run.end_time and self._ledger.has(f"history of {run.id}", run.end_time):
+            return
+        self._count_history(sheet, run.id, run, scope)
+        if run.end_time and run.end_time in {state.timestamp for state in self._history(run.id)}:
+            self._ledger.add(f"history of {run.id}", run.end_time)
 
     def _count(self, sheet: Sheet, transition: Transition, run: FlowRun | None, scope: Scope) -> None:
         """Put what a transition means on the sheet, unless it was counted before."""
