@@ -10,6 +10,7 @@ from typing import Any
 
 from datadog_checks.prefect.api.errors import Rejected
 from datadog_checks.prefect.api.models import Event, TaskRun, utc_text
+from datadog_checks.prefect.event_feed import INSTANT
 from datadog_checks.prefect.scopes import Scope, Tags
 from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.transitions import (
@@ -122,10 +123,16 @@ class TaskRunTransitions(TransitionCollector):
         upstream_end = latest_end(upstream_ids(transition), ends)
         outcome = task_run_outcome(transition, self.context.settings.late_after, upstream_end)
         sheet.add_outcome("task_runs", outcome, task_run_tags(scope, transition.payload.task_key))
-        self._ledger.add(task_identity(transition), transition.at)
+        self._ledger.add(_counted_as(transition), transition.at)
 
     def _is_counted(self, transition: Transition) -> bool:
-        return self.is_too_old(transition.at) or self._ledger.has(task_identity(transition), transition.at)
+        if self.is_too_old(transition.at):
+            return True
+        # Where a worker's clock ticks coarsely, as on Windows, Prefect may put the state RUNNING a microsecond after
+        # the start time that it gives to the run, so that no two states share a time.
+        steps = (0, 1, -1) if transition.runs else (0,)
+        times = [transition.at + step * INSTANT for step in steps]
+        return any(self._ledger.has(_counted_as(transition), at) for at in times)
 
     def _upstream_ends(self, transitions: Collection[Transition]) -> dict[str, datetime]:
         """When the upstream task runs of those that start ended, by their ids."""
@@ -139,6 +146,11 @@ class TaskRunTransitions(TransitionCollector):
             ends.update(ends_of(transition for event in events if (transition := transition_of(event))))
         # One that ended without having run has no end time, and its event may still be on the way.
         return {run.id: run.entered_terminal_at for run in objects if run.entered_terminal_at} | ends
+
+
+def _counted_as(transition: Transition) -> str:
+    """What a transition is called in the ledger; a start and an end may be of the same time."""
+    return f"{task_identity(transition)} {'start' if transition.runs else 'end'}"
 
 
 def counts(transition: Transition) -> bool:
