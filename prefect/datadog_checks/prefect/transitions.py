@@ -159,8 +159,8 @@ def transitions_in(run_id: str, history: Sequence[State]) -> list[Transition]:
 def transitions_of_ended(run: FlowRun) -> list[Transition] | None:
     """What a run object that has an end tells of its start and its end; None where only its history tells it.
 
-    It does for a run that never ran, and for one that ran once and without a break. A later change from one terminal
-    state to another hides the type in which the run ended.
+    It does for a run that ended once without having run, and for one that ran once and without a break. A later change
+    from one terminal state to another hides the type in which the run ended.
     """
     if run.end_time is None or run.state_type not in TERMINAL or run.run_count is None:
         return None
@@ -168,19 +168,13 @@ def transitions_of_ended(run: FlowRun) -> list[Transition] | None:
         return None
     end = Transition(run.id, run.end_time, run.state_type or "", "RUNNING", run.run_count, run.state_name)
     if run.run_count == 0:
-        return [end]
+        # The server gives a run that ends without having run its end as its start, and keeps it when it ends again.
+        return [end] if run.start_time in (None, run.end_time) else None
     if run.run_count > 1 or run.start_time is None or run.total_run_time is None:
         return None
     if abs((run.end_time - run.start_time).total_seconds() - run.total_run_time) > SAME_TIME_SECONDS:
         return None
     return [Transition(run.id, run.start_time, "RUNNING", "PENDING", 1), end]
-
-
-def last_start(run: FlowRun) -> Transition | None:
-    """The last entry into RUNNING that the object of a run tells that is not over; None where it tells none."""
-    in_state_since = run.state.timestamp if run.state else None
-    at = in_state_since if run.state_type == "RUNNING" else run.start_time
-    return Transition(run.id, at, "RUNNING", None, run.run_count) if at and run.run_count else None
 
 
 def is_first_running(history: Iterable[State], at: datetime) -> bool:

@@ -55,7 +55,9 @@ class RestlessServer:
             return "3.6.0"
         if path == "/events/filter":
             [prefix, *_] = body["filter"]["event"]["prefix"]
-            events = self._events[prefix.removeprefix("prefect.").rstrip(".")]
+            first, last = body["filter"]["occurred"]["since"], body["filter"]["occurred"]["until"]
+            happened = self._events[prefix.removeprefix("prefect.").rstrip(".")]
+            events = [event for event in happened if first <= event["occurred"].replace("+00:00", "Z") <= last]
             return {"events": events[: body["limit"]], "total": len(events), "next_page": None}
         if path == "/work_pools/filter":
             return [{"id": "p", "name": "pool", "type": "process", "status": "READY"}]

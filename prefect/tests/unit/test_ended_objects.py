@@ -92,6 +92,7 @@ def test_a_run_that_never_ran_tells_its_end_alone() -> None:
         {"state": {"timestamp": after(30)}},
         {"total_run_time": 5.0},
         {"start_time": after(-60), "total_run_time": 7.0},
+        {"state_type": "CANCELLED", "run_count": 0, "start_time": after(2), "total_run_time": 0},
     ],
     ids=[
         "not ended",
@@ -106,6 +107,7 @@ def test_a_run_that_never_ran_tells_its_end_alone() -> None:
         "terminal to terminal since",
         "paused in between",
         "rerun that was cancelled before it ran",
+        "cancelled twice before it ran",
     ],
 )
 def test_a_run_whose_object_does_not_tell_all_is_a_matter_for_its_history(changes: dict[str, Any]) -> None:

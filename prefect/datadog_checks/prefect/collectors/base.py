@@ -165,10 +165,13 @@ class TransitionCollector(FeedCollector):
     def collect(self, sheet: Sheet) -> None:
         self._ledger.begin()
         super().collect(sheet)
-        start, through = self._feed.window_start, self._objects_through
+        since, through = self._feed.window_start, self._objects_through
         self._objects_read_at = self.context.now()
+        # Since the server's clock was set back, runs may have ended at times that were looked at before.
+        if through is not None and through <= self._objects_read_at:
+            since = max(since, through - self.overlap)
         try:
-            self.take_objects(sheet, max(start, through - self.overlap) if through else start)
+            self.take_objects(sheet, since)
         except OutOfTime as error:
             # What the events told is complete; the objects are looked at again next time, from where they stood.
             self._objects_read_at = through

@@ -14,7 +14,6 @@ from datadog_checks.prefect.transitions import (
     Transition,
     flow_run_outcome,
     history_of,
-    last_start,
     needs_history,
     transition_of,
     transitions_in,
@@ -123,17 +122,35 @@ class FlowRunTransitions(TransitionCollector):
             if scope := scopes[run.id]:
                 self._count_end(sheet, run, scope)
         for run in active:
-            if (scope := scopes[run.id]) and (start := last_start(run)):
-                self._count(sheet, start, run, scope)
+            if scope := scopes[run.id]:
+                self._count_starts(sheet, run, scope)
 
     def _count_end(self, sheet: Sheet, run: FlowRun, scope: Scope) -> None:
         transitions = transitions_of_ended(run)
         if transitions is None and run.end_time:
-            end = Transition(run.id, run.end_time, run.state_type or "", None, run.run_count)
-            if not self.is_counted(end):
-                self._count_history(sheet, run.id, run, scope)
+            # That the end was counted tells nothing: its event may have come, and an earlier one not.
+            self._count_history_once(sheet, run, scope, run.end_time)
         for transition in transitions or ():
             self._count(sheet, transition, run, scope)
+
+    def _count_starts(self, sheet: Sheet, run: FlowRun, scope: Scope) -> None:
+        """Count what a run that is not over tells of how it came to run."""
+        entered = run.state.timestamp if run.state else None
+        if entered is None or not run.run_count:
+            return
+        if run.state_type == "RUNNING":
+            self._count(sheet, Transition(run.id, entered, "RUNNING", None, run.run_count), run, scope)
+        elif run.start_time and not self.is_counted(Transition(run.id, run.start_time, "RUNNING", None, None)):
+            self._count_history_once(sheet, run, scope, entered)
+
+    def _count_history_once(self, sheet: Sheet, run: FlowRun, scope: Scope, until: datetime) -> None:
+        """Count what a run's history tells, once for each last state, which it entered at `until`."""
+        reading = f"history of {run.id} until {until}"
+        if self._ledger.has(reading, until):
+            return
+        self._count_history(sheet, run.id, run, scope)
+        if until in {state.timestamp for state in self._history(run.id)}:
+            self._ledger.add(reading, until)
 
     def _count(self, sheet: Sheet, transition: Transition, run: FlowRun | None, scope: Scope) -> None:
         """Put what a transition means on the sheet, unless it was counted before."""

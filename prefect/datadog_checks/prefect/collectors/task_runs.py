@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from datadog_checks.prefect.api.errors import Rejected
 from datadog_checks.prefect.api.models import TERMINAL, Event, TaskRun, utc_text
+from datadog_checks.prefect.event_feed import INSTANT
 from datadog_checks.prefect.inventory import Recent
 from datadog_checks.prefect.scopes import Scope, Tags
 from datadog_checks.prefect.submitter import Sheet
@@ -158,6 +160,13 @@ class TaskRunTransitions(TransitionCollector):
         outcome = task_run_outcome(transition, self.context.settings.late_after, upstream_end)
         sheet.add_outcome("task_runs", outcome, task_run_tags(scope, transition.payload.task_key))
         self.remember(transition)
+
+    def is_counted(self, transition: Transition) -> bool:
+        # Where a worker's clock ticks coarsely, as on Windows, Prefect may put the state RUNNING a microsecond after
+        # the start time that it gives to the run, so that no two states share a time.
+        steps = (0, 1, -1) if transition.runs else (0,)
+        times = [transition.at + step * INSTANT for step in steps]
+        return any(super(TaskRunTransitions, self).is_counted(replace(transition, at=at)) for at in times)
 
     def _upstream_ends(self, transitions: Collection[Transition]) -> dict[str, datetime]:
         """When the upstream task runs of those that start ended, by their ids."""

@@ -1,0 +1,498 @@
+"""Random histories of runs, of what a server shows of them, and of what goes wrong: each transition is counted once.
+
+The collectors of flow runs' and task runs' transitions read a server in memory. What they submit is held against the
+metrics' definitions, written down a second time here, as literally as possible.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from datadog_checks.prefect.api.errors import ApiError, RequestFailed, UnexpectedAnswer, Unreachable
+from datadog_checks.prefect.api.models import Event, State
+from datadog_checks.prefect.collectors import Context
+from datadog_checks.prefect.collectors.base import TransitionCollector
+from datadog_checks.prefect.collectors.flow_runs import FlowRunTransitions
+from datadog_checks.prefect.collectors.task_runs import TaskRunTransitions
+from datadog_checks.prefect.inventory import Inventory
+from datadog_checks.prefect.run_board import RunBoard
+from datadog_checks.prefect.settings import Settings
+from datadog_checks.prefect.state_store import StateStore
+from datadog_checks.prefect.submitter import Sheet
+
+from .builders import T0
+from .runs_server import BUDGET_SECONDS, DEPLOYMENT, INSTANT, LiveFlowRun, LiveTaskRun, Run, RunsServer
+from .test_settings import settings as instance_settings
+
+# The definitions
+
+TERMINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+GRACE_SECONDS = 15.0
+# Metric, tags, and a histogram's sample to the millisecond: what is counted has none.
+Key = tuple[str, tuple[str, ...], float | None]
+
+
+def truth(flow_runs: Iterable[LiveFlowRun], task_runs: Iterable[LiveTaskRun]) -> Counter[Key]:
+    """What is to be submitted of these runs in all check runs together."""
+    total: Counter[Key] = Counter()
+    for run in flow_runs:
+        found = [*ends_and_starts(run), *queue_wait(run), *retry_gaps(run.states)]
+        total.update(key(f"flow_runs.{metric}", flow_run_tags(run), value) for metric, value in found)
+    for task in task_runs:
+        found = [*ends_and_starts(task), *dependency_wait(task)]
+        tags = flow_run_tags(task.flow_run) | {
+            f"task_key:{task.key}",
+            f"task_name:{re.sub('-[0-9a-f]+$', '', task.key)}",
+        }
+        total.update(key(f"task_runs.{metric}", tags, value) for metric, value in found)
+    return total
+
+
+def key(metric: str, tags: Iterable[str], value: float | None) -> Key:
+    return metric, tuple(sorted(tags)), None if value is None else round(value, 3)
+
+
+def flow_run_tags(run: LiveFlowRun) -> set[str]:
+    tags = {f"flow_id:{run.flow.id}", f"flow_name:{run.flow.name}"}
+    return tags | (
+        {f"deployment_id:{DEPLOYMENT.id}", f"deployment_name:{DEPLOYMENT.name}"} if run.deployment else set()
+    )
+
+
+def ends_and_starts(run: Run) -> Iterator[tuple[str, float | None]]:
+    running, has_run = 0.0, False
+    for before, state in zip([None, *run.states], run.states, strict=False):
+        if before is not None and before.type == "RUNNING":
+            running += (state.timestamp - before.timestamp).total_seconds()
+        if state.type == "RUNNING" and not has_run:
+            has_run = True
+            yield "throughput", None
+            if (state.timestamp - run.expected_start).total_seconds() > GRACE_SECONDS:
+                yield "late_start.count", None
+        if state.type in TERMINAL:
+            if before is None or before.type not in TERMINAL:
+                yield f"{state.type.lower()}.count", None
+                if has_run:
+                    yield "execution_duration", running
+            running = 0.0
+
+
+def started_at(run: Run) -> datetime | None:
+    return next((state.timestamp for state in run.states if state.type == "RUNNING"), None)
+
+
+def queue_wait(run: LiveFlowRun) -> Iterator[tuple[str, float]]:
+    if (start := started_at(run)) is not None:
+        yield "queue_wait_duration", max(0.0, (start - run.expected_start).total_seconds())
+
+
+def retry_gaps(states: Sequence[State]) -> Iterator[tuple[str, float]]:
+    """From entering AwaitingRetry to RUNNING again, which it is not for a run that is made to wait before its start."""
+    waiting_since: datetime | None = None
+    has_run = False
+    for state in states:
+        if state.name == "AwaitingRetry":
+            waiting_since = waiting_since or state.timestamp
+        elif state.type == "RUNNING":
+            if has_run and waiting_since is not None:
+                yield "retry_gaps_duration", (state.timestamp - waiting_since).total_seconds()
+            waiting_since, has_run = None, True
+        elif state.type in TERMINAL:
+            waiting_since = None
+
+
+def dependency_wait(task: LiveTaskRun) -> Iterator[tuple[str, float]]:
+    start = started_at(task)
+    if start is not None and task.upstream:
+        ends = [next(state.timestamp for state in run.states if state.type in TERMINAL) for run in task.upstream]
+        yield "dependency_wait_duration", max(0.0, (start - max(ends)).total_seconds())
+
+
+# What runs go through: the states that may follow each, a name standing behind the type where it is not the usual one
+
+AFTER_AN_END = ("SCHEDULED", "FAILED", "SCHEDULED:AwaitingRetry", "PENDING", "RUNNING", "COMPLETED", "CANCELLED")
+FLOW_STATES = {
+    "SCHEDULED": ("PENDING", "RUNNING", "CANCELLED", "SCHEDULED:Late", "CRASHED", "SCHEDULED:AwaitingRetry"),
+    "PENDING": ("RUNNING", "CANCELLED", "CRASHED", "FAILED", "SCHEDULED"),
+    "RUNNING": (
+        "COMPLETED", "FAILED", "SCHEDULED:AwaitingRetry", "PAUSED", "CANCELLING", "CRASHED", "CANCELLED", "RUNNING",
+    ),
+    "PAUSED": ("RUNNING", "SCHEDULED:Resuming", "FAILED", "CANCELLED"),
+    "CANCELLING": ("CANCELLED", "CRASHED"),
+    **dict.fromkeys(TERMINAL, AFTER_AN_END),
+}  # fmt: skip
+# Task runs do not leave a terminal state, but one that has completed may be rolled back. One that was cached without
+# having run is not: its object would tell the time of that, and not when it ended.
+TASK_STATES = {
+    "PENDING": ("RUNNING", "COMPLETED:Cached", "CRASHED", "CANCELLED", "PENDING:NotReady"),
+    "RUNNING": (
+        "COMPLETED", "FAILED", "SCHEDULED:AwaitingRetry", "RUNNING:Retrying", "PAUSED", "CRASHED", "CANCELLED",
+    ),
+    "SCHEDULED": ("RUNNING:Retrying", "CANCELLED"),
+    "PAUSED": ("RUNNING", "FAILED"),
+    "COMPLETED": ("COMPLETED:RolledBack",),
+    "FAILED": (), "CRASHED": (), "CANCELLED": (),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """A run's next change of state: after how many seconds, into which of the states that may follow.
+
+    None at all stands for the same tick of a worker's clock. `shown` is when its event becomes visible. `written_after`
+    is how many seconds the server takes to write it down.
+    """
+
+    seconds: float
+    choice: int
+    shown: str
+    written_after: float
+
+
+@dataclass(eq=False)
+class Change:
+    """A change of state that may not have been counted yet."""
+
+    run: Run
+    state: State
+    event: Event
+    may_stay_hidden: bool
+
+    @property
+    def is_told_by_object(self) -> bool:
+        """Whether the run's object, as it is now, tells what this adds to the metrics."""
+        if isinstance(self.run, LiveFlowRun):
+            # Its history is read while it runs, and once it has ended.
+            return self.run.has_ended or self.run.state.type == "RUNNING"
+        first_running = next((state for state in self.run.states if state.type == "RUNNING"), None)
+        if self.state is first_running:
+            return self.run.end_time is not None or self.run.state.type in ("RUNNING", "PAUSED")
+        if self.state.type in TERMINAL:
+            return self.run.end_time is not None
+        return True
+
+
+SHOWN = ("at once", "late", "never")
+steps = st.lists(
+    st.builds(
+        Step,
+        seconds=st.sampled_from((0.002, 0.5, 20.0, 61.0, 0.0)),
+        choice=st.integers(0, 7),
+        shown=st.sampled_from(SHOWN),
+        written_after=st.sampled_from((0.0, 0.0, 5.0, 100.0)),
+    ),
+    min_size=1,
+    max_size=6,
+)
+shown = st.sampled_from(SHOWN)
+numbers = st.integers(0, 15)
+ERRORS = (
+    Unreachable("http://prefect.test/api", "reset"),
+    RequestFailed("POST /somewhere", "status 503"),
+    UnexpectedAnswer("POST /somewhere", "HTML"),
+)
+
+LOOKBACK_SECONDS = 3600.0
+OVERLAP_SECONDS = 120.0
+# More than the requests of a check run take.
+SLACK_SECONDS = 30.0
+INTERVAL_SECONDS = 15.0
+
+
+class CountingHistories(RuleBasedStateMachine):
+    """A server, the check that counts what happens on it, and what of that has surely been told to the check.
+
+    What the server shows too late for any check to count is not dealt: an event becomes visible before it is an hour
+    old, and one that never does belongs to a change of state that the run's object tells.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = RunsServer()
+        self.stored: dict[str, str] = {}
+        self.counted: Counter[Key] = Counter()
+        # Changes that no undisturbed check run has seen.
+        self.untold: list[Change] = []
+        # The latest times at which objects were read for sure, and at which they may have been read.
+        self.read_at = self.may_be_read_at = self.server.clock
+        # Objects that are in sight only for a check run that sees that the clock was set back.
+        self.in_sight_until: datetime | None = None
+        self.set_back_by = timedelta()
+        self.events_made = 0
+        self.has_failed = False
+        self.start_check()
+
+    @property
+    def flow_runs(self) -> list[LiveFlowRun]:
+        return list(self.server.flow_runs_made.values())
+
+    @property
+    def task_runs(self) -> list[LiveTaskRun]:
+        return list(self.server.task_runs_made.values())
+
+    # The check
+
+    def start_check(self) -> None:
+        """A new life of the check, from what the last one has stored."""
+        options: Settings = instance_settings(min_collection_interval=INTERVAL_SECONDS)
+        inventory = Inventory(self.server, options.filters)
+        store = StateStore(lambda name: self.stored.get(name, ""), self.stored.__setitem__, self.fail_on_warning)
+        board = RunBoard(self.server)
+        context = Context(self.server, options, inventory, board, store, lambda message: None)
+        self.inventory, self.board = inventory, board
+        self.collectors: list[TransitionCollector] = [FlowRunTransitions(context), TaskRunTransitions(context)]
+
+    def fail_on_warning(self, message: str) -> None:
+        raise AssertionError(message)
+
+    def run_check(self, before_answer: Callable[[int], None] | None = None) -> None:
+        """One check run, as `PrefectCheck` makes it."""
+        self.server.begin_check_run()
+        if before_answer is not None:
+            self.server.before_answer = before_answer
+        self.inventory.begin_run()
+        self.board.begin_run()
+        for collector in self.collectors:
+            sheet = Sheet()
+            try:
+                collector.collect(sheet)
+            except ApiError:
+                assert before_answer is not None, "no request failed"
+                continue
+            for metric, tags, value in sheet.samples:
+                counts = metric.type == "count"
+                self.counted[key(metric.name, tags, None if counts else value)] += int(value) if counts else 1
+            collector.commit()
+        self.server.before_answer = lambda number: None
+        self.may_be_read_at = max(self.may_be_read_at, self.server.clock)
+        counted_too_often = self.counted - self.truth()
+        self.has_failed = bool(counted_too_often)
+        assert not counted_too_often
+
+    def truth(self) -> Counter[Key]:
+        return truth(self.flow_runs, self.task_runs)
+
+    def run_undisturbed(self) -> None:
+        self.run_check()
+        self.read_at = self.may_be_read_at = self.server.clock
+        self.in_sight_until = None
+        self.untold = [
+            change for change in self.untold if not self.server.shows(change.event) and not self.can_stay_hidden(change)
+        ]
+
+    def can_stay_hidden(self, change: Change) -> bool:
+        return change.may_stay_hidden and change.is_told_by_object
+
+    # Time
+
+    def pass_time(self, seconds: float) -> None:
+        """Time passes, after a check run has seen what could not be told any more later."""
+        until = self.server.clock + timedelta(seconds=seconds + SLACK_SECONDS)
+        oldest = until - timedelta(seconds=LOOKBACK_SECONDS)
+        due = [change for change in self.untold if change.state.timestamp < oldest]
+        for change in due:
+            if not self.can_stay_hidden(change):
+                self.server.show(change.event)
+        if due or (self.in_sight_until is not None and until > self.in_sight_until):
+            self.run_undisturbed()
+        self.server.clock += timedelta(seconds=seconds)
+
+    # Runs
+
+    def go_on(self, run: LiveFlowRun | LiveTaskRun, steps: Sequence[Step], pass_time: Callable[[float], None]) -> None:
+        for step in steps:
+            pass_time(step.seconds or 0.002)
+            earliest = run.state.timestamp + timedelta(milliseconds=1)
+            following = states_after(run)
+            # The history of a flow run has no other order than that of its times, which are not in the order of events
+            # where the clock is set back in between. So a run waits until the clock has caught up.
+            if not following or self.clock_of(run) < earliest:
+                return
+            at = max(earliest, self.clock_of(run) - timedelta(seconds=step.written_after))
+            if isinstance(run, LiveTaskRun) and run.state.type == "PENDING" and not step.seconds:
+                at = run.state.timestamp + INSTANT
+            self.enter(run, following[step.choice % len(following)], at, step.shown)
+
+    def clock_of(self, run: LiveFlowRun | LiveTaskRun) -> datetime:
+        """The clock that tells when a run changes its state: the server's, or that of a task run's worker."""
+        if isinstance(run, LiveFlowRun):
+            return self.server.clock
+        return self.server.clock + self.set_back_by + run.ahead
+
+    def enter(self, run: LiveFlowRun | LiveTaskRun, state: str, at: datetime, shown: str) -> None:
+        kind, _, name = state.partition(":")
+        self.events_made += 1
+        # Ids tell nothing of the order in which events were made.
+        event = run.enter(kind, name or kind.capitalize(), at, f"{self.events_made * 7919 % 10007:05}")
+        self.untold.append(Change(run, run.state, event, may_stay_hidden=shown == "never"))
+        if shown == "at once":
+            self.server.show(event)
+        if run.end_time == at:
+            self.look_at_end(run, at)
+
+    def look_at_end(self, run: Run, at: datetime) -> None:
+        """Where the check does not look back at the run's object, events have to tell all."""
+        if at > self.may_be_read_at - timedelta(seconds=OVERLAP_SECONDS):
+            return
+        if self.server.clock < self.read_at - timedelta(seconds=SLACK_SECONDS):
+            self.in_sight_until = self.read_at
+            return
+        for change in self.untold:
+            if change.run is run:
+                change.may_stay_hidden = False
+
+    def some_run(self, number: int) -> LiveFlowRun | LiveTaskRun:
+        """One of all runs, the newest first."""
+        runs: list[LiveFlowRun | LiveTaskRun] = [*self.flow_runs, *self.task_runs]
+        return runs[-1 - number % len(runs)]
+
+    # What happens
+
+    @initialize(seconds=st.sampled_from((900.0, 3600.0)), shown=shown)
+    def the_check_begins(self, seconds: float, shown: str) -> None:
+        # What occurred before it began, by whatever clock, is never counted.
+        self.run_undisturbed()
+        self.server.clock += timedelta(seconds=seconds)
+        self.run_undisturbed()
+        self.a_flow_run_is_created(wait=0, deployed=True, shown=shown, steps=[])
+
+    @rule(wait=st.sampled_from((-300, 0, 5)), deployed=st.booleans(), shown=shown, steps=steps)
+    def a_flow_run_is_created(self, wait: int, deployed: bool, shown: str, steps: list[Step]) -> None:
+        run = LiveFlowRun(
+            id=f"f{len(self.flow_runs)}",
+            expected_start=self.server.clock + timedelta(seconds=wait),
+            deployment=DEPLOYMENT if deployed else None,
+        )
+        self.server.flow_runs_made[run.id] = run
+        self.enter(run, "SCHEDULED", self.server.clock, shown)
+        self.go_on(run, steps, self.pass_time)
+
+    @rule(flow_run=numbers, ahead=st.integers(-600, 600), waits=st.integers(0, 3), shown=shown, steps=steps)
+    def a_task_run_is_created(self, flow_run: int, ahead: int, waits: int, shown: str, steps: list[Step]) -> None:
+        parent = self.flow_runs[-1 - flow_run % len(self.flow_runs)]
+        siblings = [run for run in self.task_runs if run.flow_run is parent]
+        run = LiveTaskRun(
+            id=f"t{len(self.task_runs)}",
+            expected_start=T0,
+            flow_run=parent,
+            # Tasks of one flow run have one clock.
+            ahead=siblings[0].ahead if siblings else timedelta(seconds=ahead),
+            upstream=tuple([sibling for sibling in siblings if sibling.has_ended][-waits:] if waits else ()),
+        )
+        run.expected_start = self.clock_of(run)
+        self.server.task_runs_made[run.id] = run
+        self.enter(run, "PENDING", run.expected_start, shown)
+        self.go_on(run, steps, self.pass_time)
+
+    @rule(number=numbers, steps=steps)
+    def a_run_goes_on(self, number: int, steps: list[Step]) -> None:
+        self.go_on(self.some_run(number), steps, self.pass_time)
+
+    @precondition(lambda self: any(not change.may_stay_hidden for change in self.hidden()))
+    @rule(first=st.integers(0, 3), every=st.integers(1, 3))
+    def late_events_become_visible(self, first: int, every: int) -> None:
+        for change in [change for change in self.hidden() if not change.may_stay_hidden][first::every]:
+            self.server.show(change.event)
+
+    def hidden(self) -> list[Change]:
+        return [change for change in self.untold if not self.server.shows(change.event)]
+
+    # The last two are as long as an Agent may be stopped.
+    @rule(seconds=st.one_of(st.integers(0, 400), st.sampled_from((1300, 3500))))
+    def time_passes(self, seconds: int) -> None:
+        self.pass_time(seconds)
+
+    @precondition(lambda self: not self.set_back_by)
+    @rule(seconds=st.sampled_from((1, 100, 250, 400, 600)), steps=steps)
+    def the_servers_clock_is_set_back(self, seconds: int, steps: list[Step]) -> None:
+        self.run_undisturbed()
+        self.set_back_by = timedelta(seconds=seconds)
+        self.server.clock -= self.set_back_by
+        run = LiveFlowRun(id=f"f{len(self.flow_runs)}", expected_start=self.server.clock)
+        self.server.flow_runs_made[run.id] = run
+        self.enter(run, "PENDING", self.server.clock, "late")
+        self.go_on(run, steps, self.tick)
+
+    @rule(
+        seconds=st.sampled_from((15, 150, 400)),
+        disturbance=st.sampled_from(("none", "fails", "is out of time", "is short of time", "goes on")),
+        request=st.integers(1, 10),
+        error=st.sampled_from(ERRORS),
+        number=numbers,
+        steps=steps,
+        restarted=st.booleans(),
+    )
+    def the_check_runs(
+        self,
+        seconds: int,
+        disturbance: str,
+        request: int,
+        error: ApiError,
+        number: int,
+        steps: list[Step],
+        restarted: bool,
+    ) -> None:
+        def disturb(now: int) -> None:
+            if disturbance == "fails" and now == request:
+                raise error
+            if disturbance == "is out of time" and now >= request:
+                self.server.left = 0.0
+            if disturbance == "is short of time" and now >= request:
+                self.server.left = BUDGET_SECONDS / 2 - 1
+            if disturbance == "goes on" and now == request:
+                self.late_events_become_visible(0, 2)
+                self.go_on(self.some_run(number), steps, self.tick)
+
+        self.pass_time(seconds)
+        if disturbance == "none":
+            self.run_undisturbed()
+        else:
+            self.run_check(disturb)
+        if restarted:
+            self.start_check()
+
+    def tick(self, _: float) -> None:
+        self.server.clock += timedelta(milliseconds=2)
+
+    def teardown(self) -> None:
+        """All that may become visible does so, and several check runs see it: nothing is missing."""
+        if self.has_failed:  # and `teardown` is called all the same
+            return
+        for change in self.hidden():
+            if not self.can_stay_hidden(change):
+                self.server.show(change.event)
+        for _ in range(2):
+            self.run_undisturbed()
+            self.start_check()
+            self.server.clock += timedelta(seconds=INTERVAL_SECONDS)
+        self.run_undisturbed()
+        missing = self.truth() - self.counted
+        assert not missing
+
+
+def states_after(run: LiveFlowRun | LiveTaskRun) -> tuple[str, ...]:
+    if isinstance(run, LiveFlowRun):
+        return FLOW_STATES[run.state.type]
+    return () if run.has_ended and run.run_count == 0 else TASK_STATES[run.state.type]
+
+
+def test_each_transition_is_counted_once_whatever_happens() -> None:
+    run_state_machine_as_test(
+        CountingHistories,
+        # Examples are long, and making one takes time where the machine is busy.
+        settings=settings(
+            max_examples=1000,
+            stateful_step_count=15,
+            deadline=None,
+            report_multiple_bugs=False,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
