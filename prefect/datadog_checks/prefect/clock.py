@@ -7,10 +7,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from .api.models import EARLIEST, LATEST
+
 # The header is cut to whole seconds, and servers renew it only about once a second.
 DATE_RESOLUTION_SECONDS = 2.0
-# Dates out of these bounds are nobody's time, and the ends of the calendar are too near to them to calculate with.
-EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 class ServerClock:

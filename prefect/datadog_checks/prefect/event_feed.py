@@ -149,6 +149,11 @@ class EventFeed:
         assert self._window_start is not None, "window_start before the first read()"
         return self._window_start
 
+    def reaches(self, moment: datetime) -> bool:
+        """Whether the last reading looked at this time."""
+        assert self._read_at is not None, "reaches() before the first read()"
+        return self.window_start <= moment <= self._read_at + self._reach.lookback
+
     def document(self) -> Document:
         """The feed's memory, to be given to a later one."""
         assert self._start is not None, "document() before the first read()"
@@ -209,8 +214,8 @@ class _Search:
             is_new = [self._take(event) for event in page.events]
             if self._known(first, end) >= total or self.must_stop():
                 return None
-            if page.events and not any(is_new):
-                return min(event.occurred for event in page.events)
+            if not any(is_new):
+                return min((event.occurred for event in page.events), default=None)
             following = self._api.next_events(page)
             if following is None:
                 return None
@@ -249,7 +254,7 @@ class _Search:
         return self._pages_from(self._first_page(since, until, EVENTS_PAGE_SIZE))
 
     def _pages_from(self, page: EventPage | None) -> Iterator[Event]:
-        while page is not None:
+        while page is not None and page.events:
             yield from page.events
             page = self._api.next_events(page)
 

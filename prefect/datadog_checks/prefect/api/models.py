@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
@@ -20,7 +20,9 @@ StateType = Literal[
 STATE_TYPES: frozenset[str] = frozenset(get_args(StateType))
 TERMINAL: frozenset[str] = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 
-
+# Dates out of these bounds are nobody's time, and the ends of the calendar are too near to them to calculate with.
+EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+Moment = Annotated[AwareDatetime, Field(ge=EARLIEST, le=LATEST)]
 # As large as a column of a database; JSON has numbers with which floats cannot be calculated.
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
@@ -33,7 +35,7 @@ class ApiModel(BaseModel):
 
 
 class StateDetails(ApiModel):
-    scheduled_time: AwareDatetime | None = None
+    scheduled_time: Moment | None = None
 
 
 class State(ApiModel):
@@ -42,14 +44,14 @@ class State(ApiModel):
     id: str
     type: StateType
     name: str | None = None
-    timestamp: AwareDatetime
+    timestamp: Moment
     state_details: StateDetails | None = None
 
 
 class CurrentState(ApiModel):
     """The part of a run's current state that the run object itself does not repeat."""
 
-    timestamp: AwareDatetime | None = None
+    timestamp: Moment | None = None
     state_details: StateDetails | None = None
 
 
@@ -72,10 +74,10 @@ class FlowRun(ApiModel):
     state_name: str | None = None
     state: CurrentState | None = None
     run_count: Whole | None = None
-    expected_start_time: AwareDatetime | None = None
-    next_scheduled_start_time: AwareDatetime | None = None
-    start_time: AwareDatetime | None = None
-    end_time: AwareDatetime | None = None
+    expected_start_time: Moment | None = None
+    next_scheduled_start_time: Moment | None = None
+    start_time: Moment | None = None
+    end_time: Moment | None = None
     total_run_time: float | None = None
     empirical_policy: FlowRunPolicy | None = None
 
@@ -96,7 +98,7 @@ class Worker(ApiModel):
     id: str
     name: str | None = None
     status: Literal["ONLINE", "OFFLINE"] | None = None
-    last_heartbeat_time: AwareDatetime | None = None
+    last_heartbeat_time: Moment | None = None
 
 
 class WorkQueue(ApiModel):
@@ -106,7 +108,7 @@ class WorkQueue(ApiModel):
     name: str | None = None
     priority: Whole | None = None
     concurrency_limit: Whole | None = None
-    last_polled: AwareDatetime | None = None
+    last_polled: Moment | None = None
     status: Literal["READY", "NOT_READY", "PAUSED"] | None = None
     work_pool_id: str | None = None
     work_pool_name: str | None = None
@@ -143,7 +145,7 @@ class TaskRunPayload(ApiModel):
     task_key: str | None = None
     dynamic_key: str | None = None
     run_count: Whole | None = None
-    expected_start_time: AwareDatetime | None = None
+    expected_start_time: Moment | None = None
     total_run_time: float | None = None
     task_inputs: dict[str, list[TaskInput]] = Field(default_factory=dict)
 
@@ -158,8 +160,8 @@ class TaskRun(TaskRunPayload):
     state_type: StateType | None = None
     state_name: str | None = None
     state: CurrentState | None = None
-    start_time: AwareDatetime | None = None
-    end_time: AwareDatetime | None = None
+    start_time: Moment | None = None
+    end_time: Moment | None = None
 
     @property
     def entered_terminal_at(self) -> datetime | None:
@@ -182,7 +184,7 @@ class EventPayload(ApiModel):
 class Event(ApiModel):
     id: str
     event: str
-    occurred: AwareDatetime
+    occurred: Moment
     resource: Mapping[str, str | None] = Field(default_factory=dict)
     related: list[Mapping[str, str | None]] = Field(default_factory=list)
     payload: EventPayload | None = None

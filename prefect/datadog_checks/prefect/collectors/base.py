@@ -151,9 +151,9 @@ class TransitionCollector(FeedCollector):
         return self._key(transition) if transition else event.id
 
     def is_counted(self, transition: Transition) -> bool:
-        """Whether it was counted, or whether that cannot be told any more because it is too long ago."""
+        """Whether it was counted, or is of a time for which that cannot be told any more, or not yet."""
         key, at = self._key(transition), transition.at
-        return at < self._feed.window_start or self._feed.has(key, at) or self._ledger.has(key, at)
+        return not self._feed.reaches(at) or self._feed.has(key, at) or self._ledger.has(key, at)
 
     def remember(self, transition: Transition) -> None:
         """From now on it is counted, if this check run gets as far as `commit`."""
