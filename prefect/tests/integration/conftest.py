@@ -8,6 +8,7 @@ import pytest
 
 from ..lab.prefect_api import PrefectApi
 from ..lab.server import FAST_EVENTS, PrefectServer
+from .proxy import Proxy
 
 # The service that tells what is no longer ready or online looks every second, and is content with a second of silence.
 ATTENTIVE = {
@@ -27,3 +28,10 @@ def attentive_server() -> Iterator[PrefectServer]:
 @pytest.fixture(scope="session")
 def attentive_api(attentive_server: PrefectServer) -> PrefectApi:
     return PrefectApi(attentive_server.api_url)
+
+
+@pytest.fixture
+def proxy(server: PrefectServer) -> Iterator[Proxy]:
+    """A proxy in front of the server that all tests share."""
+    with Proxy(server.url) as proxy:
+        yield proxy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from ..conftest import AgentFactory
 from ..lab.agent import Agent, CheckRunResult
 from ..lab.prefect_api import Json, PrefectApi
-from ..lab.server import PrefectServer
 from .proxy import Fault, Proxy, with_objects
 from .stage import Stage
 
@@ -26,12 +24,6 @@ def stage(api: PrefectApi) -> Stage:
     api.create_work_pool(f"{stage.name}-other")
     api.update_work_queue(stage.pool["name"], stage.queue["name"], last_polled="2026-01-01T00:00:00Z")
     return stage
-
-
-@pytest.fixture
-def proxy(server: PrefectServer) -> Iterator[Proxy]:
-    with Proxy(server.url) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-
-import pytest
 
 from ..conftest import AgentFactory
 from ..lab.agent import Agent
@@ -18,12 +15,6 @@ from .test_task_runs import Story
 
 AWAY = timedelta(hours=3)
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def proxy(server: PrefectServer) -> Iterator[Proxy]:
-    with Proxy(server.url) as proxy:
-        yield proxy
 
 
 def complete_a_task(stage: Stage, flow_run_id: str, name: str, at: datetime) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -11,7 +10,6 @@ import pytest
 from ..conftest import AgentFactory
 from ..lab.agent import NAMESPACE, Agent, CheckRunResult
 from ..lab.prefect_api import PrefectApi
-from ..lab.server import PrefectServer
 from ..lab.task_run import ClientTaskRun
 from .proxy import Proxy, fails_with, is_cut_off, is_dropped, is_html, without_event
 from .stage import Stage
@@ -35,12 +33,6 @@ def stage(api: PrefectApi) -> Stage:
     api.update_work_queue(stage.pool["name"], stage.queue["name"], last_polled="2026-01-01T00:00:00Z")
     stage.seen(*runs)
     return stage
-
-
-@pytest.fixture
-def proxy(server: PrefectServer) -> Iterator[Proxy]:
-    with Proxy(server.url) as proxy:
-        yield proxy
 
 
 @pytest.fixture

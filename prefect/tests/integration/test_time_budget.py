@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 from datadog_checks.base.utils.http import RequestsWrapper
@@ -18,7 +17,6 @@ from datadog_checks.prefect.settings import LEAST_BUDGET_SECONDS
 
 from ..conftest import AgentFactory
 from ..lab.prefect_api import PrefectApi
-from ..lab.server import PrefectServer
 from .proxy import Answer, Proxy, Request, RespondingServer, trickles
 from .stage import Stage
 
@@ -32,12 +30,6 @@ def stage(api: PrefectApi) -> Stage:
     stage = Stage(api)
     stage.seen(stage.run("PENDING", "RUNNING"))
     return stage
-
-
-@pytest.fixture
-def proxy(server: PrefectServer) -> Iterator[Proxy]:
-    with Proxy(server.url) as proxy:
-        yield proxy
 
 
 class Slowness:
