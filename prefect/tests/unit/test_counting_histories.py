@@ -205,6 +205,8 @@ OVERLAP_SECONDS = 120.0
 # More than the requests of a check run take.
 SLACK_SECONDS = 30.0
 INTERVAL_SECONDS = 15.0
+# That of the clock of a worker on Windows.
+TICK = timedelta(milliseconds=16)
 
 
 class CountingHistories(RuleBasedStateMachine):
@@ -318,7 +320,8 @@ class CountingHistories(RuleBasedStateMachine):
             if not following or self.clock_of(run) < earliest:
                 return
             at = max(earliest, self.clock_of(run) - timedelta(seconds=step.written_after))
-            if isinstance(run, LiveTaskRun) and run.state.type == "PENDING" and not step.seconds:
+            is_same_tick = not step.seconds and self.clock_of(run) - run.state.timestamp < TICK
+            if isinstance(run, LiveTaskRun) and run.state.type == "PENDING" and is_same_tick:
                 at = run.state.timestamp + INSTANT
             self.enter(run, following[step.choice % len(following)], at, step.shown)
 
