@@ -1,24 +1,20 @@
-"""The truth about a server's runs, from its own database and the metrics' definitions alone.
-
-Nothing of the check is used here: what the definitions say is written down a second time, as literally as possible.
-"""
+"""The truth about a server's runs, from its own database and the metrics' definitions alone."""
 
 from __future__ import annotations
 
 import json
 import re
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .definitions import Entered, Measurement, first_end, of_flow_run, of_task_run
 from .totals import Totals
 
-TERMINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
-LATE_START_GRACE_SECONDS = 15.0
 READINESS = frozenset(
     f"prefect.{kind}.{status}"
     for kind in ("work-pool", "work-queue", "deployment")
@@ -48,24 +44,21 @@ FLOW_RUN_TAGS = (
 
 
 @dataclass(frozen=True)
-class State:
-    """A state that a run entered; `at` is in Unix seconds."""
-
-    at: float
-    type: str
-    name: str
-
-
-@dataclass(frozen=True)
 class TaskRun:
     """A task run as its events tell it."""
 
     id: str
-    states: Sequence[State]
+    states: Sequence[Entered]
     task_key: str
     flow_run_id: str | None
     expected_start: float
     upstream: frozenset[str]
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """Those that it has besides its flow run's."""
+        name = re.sub("-([0-9a-f]{8}|unknown)$", "", self.task_key)
+        return frozenset({f"task_key:{self.task_key}", f"task_name:{name}"})
 
 
 def read_truth(database: Path, unseen: Collection[str] = ()) -> Totals:
@@ -78,14 +71,24 @@ def read_truth(database: Path, unseen: Collection[str] = ()) -> Totals:
         connection.row_factory = sqlite3.Row
         tags = {row["id"]: _flow_run_tags(row) for row in connection.execute(FLOW_RUNS)}
         for row in connection.execute(FLOW_RUNS):
-            states = _flow_run_states(connection, row["id"])
-            _add_flow_run(totals, states, _seconds(row["expected_start_time"]), tags[row["id"]])
+            measurements = of_flow_run(_flow_run_states(connection, row["id"]), _seconds(row["expected_start_time"]))
+            _add(totals, "flow_runs", measurements, tags[row["id"]])
         task_runs = _task_runs(connection)
         ends = _ends(connection, task_runs)
         for task_run in task_runs:
-            _add_task_run(totals, task_run, ends, tags.get(task_run.flow_run_id or "", frozenset()))
+            upstream_ends = [ends[identity] for identity in task_run.upstream]
+            measurements = of_task_run(task_run.states, task_run.expected_start, upstream_ends)
+            _add(totals, "task_runs", measurements, tags.get(task_run.flow_run_id or "", frozenset()) | task_run.tags)
         _add_events(totals, connection, unseen)
     return totals
+
+
+def _add(totals: Totals, family: str, measurements: Iterable[Measurement], tags: frozenset[str]) -> None:
+    for metric, seconds in measurements:
+        if seconds is None:
+            totals.add_count(f"{family}.{metric}", tags)
+        else:
+            totals.add_sample(f"{family}.{metric}", tags, seconds)
 
 
 def count_events(database: Path) -> int:
@@ -107,62 +110,6 @@ def _opened(database: Path) -> closing[sqlite3.Connection]:
     return closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True))
 
 
-# Definitions
-
-
-def _add_flow_run(totals: Totals, states: Sequence[State], expected_start: float, tags: frozenset[str]) -> None:
-    _add_run(totals, "flow_runs", states, expected_start, tags)
-    start = _start(states)
-    if start is not None:
-        totals.add_sample("flow_runs.queue_wait_duration", tags, max(0.0, start - expected_start))
-    for gap in _retry_gaps(states):
-        totals.add_sample("flow_runs.retry_gaps_duration", tags, gap)
-
-
-def _add_task_run(totals: Totals, run: TaskRun, ends: Mapping[str, float], flow_run_tags: frozenset[str]) -> None:
-    name = re.sub("-([0-9a-f]{8}|unknown)$", "", run.task_key)
-    tags = flow_run_tags | {f"task_key:{run.task_key}", f"task_name:{name}"}
-    _add_run(totals, "task_runs", run.states, run.expected_start, tags)
-    start = _start(run.states)
-    if start is not None and run.upstream:
-        latest = max(ends[identity] for identity in run.upstream)
-        totals.add_sample("task_runs.dependency_wait_duration", tags, max(0.0, start - latest))
-
-
-def _add_run(totals: Totals, family: str, states: Sequence[State], expected_start: float, tags: frozenset[str]) -> None:
-    """What flow runs and task runs have in common: ends, starts, and the time they ran."""
-    start = _start(states)
-    if start is not None:
-        totals.add_count(f"{family}.throughput", tags)
-        if start - expected_start > LATE_START_GRACE_SECONDS:
-            totals.add_count(f"{family}.late_start.count", tags)
-    running = 0.0
-    for before, state in zip((None, *states), states, strict=False):
-        if before is not None and before.type == "RUNNING":
-            running += state.at - before.at
-        if state.type in TERMINAL and (before is None or before.type not in TERMINAL):
-            totals.add_count(f"{family}.{state.type.lower()}.count", tags)
-            if start is not None and start < state.at:
-                totals.add_sample(f"{family}.execution_duration", tags, running)
-            running = 0.0
-
-
-def _start(states: Sequence[State]) -> float | None:
-    return next((state.at for state in states if state.type == "RUNNING"), None)
-
-
-def _retry_gaps(states: Sequence[State]) -> Iterator[float]:
-    waiting_since = None
-    for state in states:
-        if state.name == "AwaitingRetry":
-            waiting_since = state.at
-        elif state.type == "RUNNING" and waiting_since is not None:
-            yield state.at - waiting_since
-            waiting_since = None
-        elif state.type in TERMINAL:
-            waiting_since = None
-
-
 # The database
 
 
@@ -170,9 +117,9 @@ def _flow_run_tags(row: sqlite3.Row) -> frozenset[str]:
     return frozenset(f"{tag}:{row[tag]}" for tag in FLOW_RUN_TAGS if row[tag])
 
 
-def _flow_run_states(connection: sqlite3.Connection, run_id: str) -> list[State]:
+def _flow_run_states(connection: sqlite3.Connection, run_id: str) -> list[Entered]:
     query = "SELECT timestamp, type, name FROM flow_run_state WHERE flow_run_id = ? ORDER BY timestamp"
-    return [State(_seconds(at), kind, name) for at, kind, name in connection.execute(query, (run_id,))]
+    return [Entered(_seconds(at), kind, name) for at, kind, name in connection.execute(query, (run_id,))]
 
 
 def _task_runs(connection: sqlite3.Connection) -> list[TaskRun]:
@@ -194,7 +141,7 @@ def _task_run(identity: str, rows: Sequence[sqlite3.Row]) -> TaskRun:
     return TaskRun(
         id=identity,
         states=[
-            State(_seconds(row["occurred"]), resource["prefect.state-type"], resource["prefect.state-name"])
+            Entered(_seconds(row["occurred"]), resource["prefect.state-type"], resource["prefect.state-name"])
             for row, resource in zip(rows, resources, strict=True)
         ],
         task_key=described["task_key"],
@@ -215,9 +162,8 @@ def _ends(connection: sqlite3.Connection, task_runs: Sequence[TaskRun]) -> dict[
     recorded = connection.execute("SELECT id, end_time FROM task_run WHERE end_time IS NOT NULL")
     ends = {identity: _seconds(end) for identity, end in recorded}
     for run in task_runs:
-        terminal = [state.at for state in run.states if state.type in TERMINAL]
-        if terminal:
-            ends[run.id] = terminal[0]
+        if (end := first_end(run.states)) is not None:
+            ends[run.id] = end
     return ends
 
 

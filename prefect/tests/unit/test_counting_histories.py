@@ -1,15 +1,14 @@
 """Random histories of runs, of what a server shows of them, and of what goes wrong: each transition is counted once.
 
 The collectors of flow runs' and task runs' transitions read a server in memory. What they submit is held against the
-metrics' definitions, written down a second time here, as literally as possible.
+metrics' definitions, as the laboratory has written them down a second time.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from hypothesis import HealthCheck, settings
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from datadog_checks.prefect.api.errors import ApiError, RequestFailed, UnexpectedAnswer, Unreachable
-from datadog_checks.prefect.api.models import Event, State
 from datadog_checks.prefect.collectors import Context
 from datadog_checks.prefect.collectors.base import TransitionCollector
 from datadog_checks.prefect.collectors.flow_runs import FlowRunTransitions
@@ -28,14 +26,12 @@ from datadog_checks.prefect.settings import Settings
 from datadog_checks.prefect.state_store import StateStore
 from datadog_checks.prefect.submitter import Sheet
 
+from ..lab.definitions import Entered, first_end, of_flow_run, of_task_run
 from .builders import T0
+from .run_stories import Change, Step, shown, states_after, steps
 from .runs_server import BUDGET_SECONDS, DEPLOYMENT, INSTANT, LiveFlowRun, LiveTaskRun, Run, RunsServer
 from .test_settings import settings as instance_settings
 
-# The definitions
-
-TERMINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
-GRACE_SECONDS = 15.0
 # Metric, tags, and a histogram's sample to the millisecond: what is counted has none.
 Key = tuple[str, tuple[str, ...], float | None]
 
@@ -44,16 +40,25 @@ def truth(flow_runs: Iterable[LiveFlowRun], task_runs: Iterable[LiveTaskRun]) ->
     """What is to be submitted of these runs in all check runs together."""
     total: Counter[Key] = Counter()
     for run in flow_runs:
-        found = [*ends_and_starts(run), *queue_wait(run), *retry_gaps(run.states)]
+        found = of_flow_run(entered(run), since_t0(run.expected_start))
         total.update(key(f"flow_runs.{metric}", flow_run_tags(run), value) for metric, value in found)
     for task in task_runs:
-        found = [*ends_and_starts(task), *dependency_wait(task)]
+        upstream_ends = [end for upstream in task.upstream if (end := first_end(entered(upstream))) is not None]
+        found = of_task_run(entered(task), since_t0(task.expected_start), upstream_ends)
         tags = flow_run_tags(task.flow_run) | {
             f"task_key:{task.key}",
             f"task_name:{re.sub('-[0-9a-f]+$', '', task.key)}",
         }
         total.update(key(f"task_runs.{metric}", tags, value) for metric, value in found)
     return total
+
+
+def entered(run: Run) -> list[Entered]:
+    return [Entered(since_t0(state.timestamp), state.type, state.name or "") for state in run.states]
+
+
+def since_t0(moment: datetime) -> float:
+    return (moment - T0).total_seconds()
 
 
 def key(metric: str, tags: Iterable[str], value: float | None) -> Key:
@@ -67,132 +72,6 @@ def flow_run_tags(run: LiveFlowRun) -> set[str]:
     )
 
 
-def ends_and_starts(run: Run) -> Iterator[tuple[str, float | None]]:
-    running, has_run = 0.0, False
-    for before, state in zip([None, *run.states], run.states, strict=False):
-        if before is not None and before.type == "RUNNING":
-            running += (state.timestamp - before.timestamp).total_seconds()
-        if state.type == "RUNNING" and not has_run:
-            has_run = True
-            yield "throughput", None
-            if (state.timestamp - run.expected_start).total_seconds() > GRACE_SECONDS:
-                yield "late_start.count", None
-        if state.type in TERMINAL:
-            if before is None or before.type not in TERMINAL:
-                yield f"{state.type.lower()}.count", None
-                if has_run:
-                    yield "execution_duration", running
-            running = 0.0
-
-
-def started_at(run: Run) -> datetime | None:
-    return next((state.timestamp for state in run.states if state.type == "RUNNING"), None)
-
-
-def queue_wait(run: LiveFlowRun) -> Iterator[tuple[str, float]]:
-    if (start := started_at(run)) is not None:
-        yield "queue_wait_duration", max(0.0, (start - run.expected_start).total_seconds())
-
-
-def retry_gaps(states: Sequence[State]) -> Iterator[tuple[str, float]]:
-    """From entering AwaitingRetry to RUNNING again, which it is not for a run that is made to wait before its start."""
-    waiting_since: datetime | None = None
-    has_run = False
-    for state in states:
-        if state.name == "AwaitingRetry":
-            waiting_since = waiting_since or state.timestamp
-        elif state.type == "RUNNING":
-            if has_run and waiting_since is not None:
-                yield "retry_gaps_duration", (state.timestamp - waiting_since).total_seconds()
-            waiting_since, has_run = None, True
-        elif state.type in TERMINAL:
-            waiting_since = None
-
-
-def dependency_wait(task: LiveTaskRun) -> Iterator[tuple[str, float]]:
-    start = started_at(task)
-    if start is not None and task.upstream:
-        ends = [next(state.timestamp for state in run.states if state.type in TERMINAL) for run in task.upstream]
-        yield "dependency_wait_duration", max(0.0, (start - max(ends)).total_seconds())
-
-
-# What runs go through: the states that may follow each, a name standing behind the type where it is not the usual one
-
-AFTER_AN_END = ("SCHEDULED", "FAILED", "SCHEDULED:AwaitingRetry", "PENDING", "RUNNING", "COMPLETED", "CANCELLED")
-FLOW_STATES = {
-    "SCHEDULED": ("PENDING", "RUNNING", "CANCELLED", "SCHEDULED:Late", "CRASHED", "SCHEDULED:AwaitingRetry"),
-    "PENDING": ("RUNNING", "CANCELLED", "CRASHED", "FAILED", "SCHEDULED"),
-    "RUNNING": (
-        "COMPLETED", "FAILED", "SCHEDULED:AwaitingRetry", "PAUSED", "CANCELLING", "CRASHED", "CANCELLED", "RUNNING",
-    ),
-    "PAUSED": ("RUNNING", "SCHEDULED:Resuming", "FAILED", "CANCELLED"),
-    "CANCELLING": ("CANCELLED", "CRASHED"),
-    **dict.fromkeys(TERMINAL, AFTER_AN_END),
-}  # fmt: skip
-# Task runs do not leave a terminal state, but one that has completed may be rolled back. One that was cached without
-# having run is not: its object would tell the time of that, and not when it ended.
-TASK_STATES = {
-    "PENDING": ("RUNNING", "COMPLETED:Cached", "CRASHED", "CANCELLED", "PENDING:NotReady"),
-    "RUNNING": (
-        "COMPLETED", "FAILED", "SCHEDULED:AwaitingRetry", "RUNNING:Retrying", "PAUSED", "CRASHED", "CANCELLED",
-    ),
-    "SCHEDULED": ("RUNNING:Retrying", "CANCELLED"),
-    "PAUSED": ("RUNNING", "FAILED"),
-    "COMPLETED": ("COMPLETED:RolledBack",),
-    "FAILED": (), "CRASHED": (), "CANCELLED": (),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Step:
-    """A run's next change of state: after how many seconds, into which of the states that may follow.
-
-    None at all stands for the same tick of a worker's clock. `shown` is when its event becomes visible. `written_after`
-    is how many seconds the server takes to write it down.
-    """
-
-    seconds: float
-    choice: int
-    shown: str
-    written_after: float
-
-
-@dataclass(eq=False)
-class Change:
-    """A change of state that may not have been counted yet."""
-
-    run: Run
-    state: State
-    event: Event
-    may_stay_hidden: bool
-
-    @property
-    def is_told_by_object(self) -> bool:
-        """Whether the run's object, as it is now, tells what this adds to the metrics."""
-        if isinstance(self.run, LiveFlowRun):
-            # Its history is read while it runs, and once it has ended.
-            return self.run.has_ended or self.run.state.type == "RUNNING"
-        first_running = next((state for state in self.run.states if state.type == "RUNNING"), None)
-        if self.state is first_running:
-            return self.run.end_time is not None or self.run.state.type in ("RUNNING", "PAUSED")
-        if self.state.type in TERMINAL:
-            return self.run.end_time is not None
-        return True
-
-
-SHOWN = ("at once", "late", "never")
-steps = st.lists(
-    st.builds(
-        Step,
-        seconds=st.sampled_from((0.002, 0.5, 20.0, 61.0, 0.0)),
-        choice=st.integers(0, 7),
-        shown=st.sampled_from(SHOWN),
-        written_after=st.sampled_from((0.0, 0.0, 5.0, 100.0)),
-    ),
-    min_size=1,
-    max_size=6,
-)
-shown = st.sampled_from(SHOWN)
 numbers = st.integers(0, 15)
 ERRORS = (
     Unreachable("http://prefect.test/api", "reset"),
@@ -483,12 +362,6 @@ class CountingHistories(RuleBasedStateMachine):
         self.run_undisturbed()
         missing = self.truth() - self.counted
         assert not missing
-
-
-def states_after(run: LiveFlowRun | LiveTaskRun) -> tuple[str, ...]:
-    if isinstance(run, LiveFlowRun):
-        return FLOW_STATES[run.state.type]
-    return () if run.has_ended and run.run_count == 0 else TASK_STATES[run.state.type]
 
 
 def test_each_transition_is_counted_once_whatever_happens() -> None:
