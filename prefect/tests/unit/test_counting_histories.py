@@ -369,7 +369,7 @@ def test_each_transition_is_counted_once_whatever_happens() -> None:
         CountingHistories,
         # Examples are long, and making one takes time where the machine is busy.
         settings=settings(
-            max_examples=2000,
+            max_examples=1000,
             stateful_step_count=15,
             deadline=None,
             report_multiple_bugs=False,
