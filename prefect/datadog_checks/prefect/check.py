@@ -22,12 +22,15 @@ from .api.prefect import PrefectApi
 from .clock import ServerClock
 from .collectors import COLLECTORS, Collector, Context, Events, Server
 from .config_models import ConfigMixin
+from .deployment_watch import DeploymentWatch
+from .event_feed import Reach
 from .inventory import Inventory
 from .metrics import NAMESPACE
 from .run_board import RunBoard
 from .settings import Settings
 from .state_store import StateStore
 from .submitter import Sheet, Submitter, VanishedTagSets
+from .task_board import TaskBoard
 
 VANISHED = "vanished_tag_sets"
 # Shorter ones could stand by chance in any text that is to be cleaned of them.
@@ -52,6 +55,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         oddities = self._api.begin_run(self._settings.budget_seconds)
         self._inventory.begin_run()
         self._board.begin_run()
+        self._task_board.begin_run()
         self._run(self._server)
         self._require_prefect()
         failures = [failure for collector in self._collectors if (failure := self._run(collector))]
@@ -68,7 +72,18 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._board = RunBoard(self._api)
         self._store = StateStore(self.read_persistent_cache, self.write_persistent_cache, self.warning)
         self._submitter = Submitter(self, settings.tags, self._restore_vanished())
-        context = Context(self._api, settings, self._inventory, self._board, self._store, self.warning)
+        self._task_board = TaskBoard(self._api, self._inventory)
+        reach = Reach(settings.event_lookback, settings.max_catch_up)
+        context = Context(
+            self._api,
+            settings,
+            self._inventory,
+            self._board,
+            self._task_board,
+            DeploymentWatch(self._api, self._inventory, reach, settings.interval),
+            self._store,
+            self.warning,
+        )
         self._server = Server(context)
         self._collectors = [
             collector(context) for collector in COLLECTORS if collector is not Events or settings.collect_events

@@ -45,3 +45,9 @@ class Filters:
     work_queues: NameFilter
     deployments: NameFilter
     events: NameFilter
+
+    @property
+    def restrict_objects(self) -> bool:
+        """Whether there may be pools, queues or deployments that the instance does not want."""
+        anything = NameFilter()
+        return any(names != anything for names in (self.work_pools, self.work_queues, self.deployments))

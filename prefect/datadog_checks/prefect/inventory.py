@@ -60,14 +60,17 @@ class Inventory:
         self._api = api
         self._filters = filters
         self._pools: OncePerRun[dict[str, WorkPool]] = OncePerRun(self._read_pools)
+        self._pool_ids: OncePerRun[dict[str | None, str]] = OncePerRun(self._read_pool_ids)
         self._queues: OncePerRun[dict[str, WorkQueue]] = OncePerRun(self._read_queues)
         self._known_queues: set[str] = set()
         self._deployments: Recent[str, Deployment] = Recent()
+        self._deployment_tags: Recent[str, tuple[Deployment, str | None, str | None, Tags]] = Recent()
         self._flow_names: Recent[str, str] = Recent()
         self._run_scopes: Recent[str, Scope] = Recent()
 
     def begin_run(self) -> None:
         self._pools.forget()
+        self._pool_ids.forget()
         self._queues.forget()
 
     # Work pools and work queues
@@ -99,6 +102,9 @@ class Inventory:
     def _read_pools(self) -> dict[str, WorkPool]:
         return {pool.id: pool for pool in self._api.work_pools()}
 
+    def _read_pool_ids(self) -> dict[str | None, str]:
+        return {pool.name: pool.id for pool in self._pools.get().values()}
+
     def _read_queues(self) -> dict[str, WorkQueue]:
         queues = {queue.id: queue for queue in self._api.work_queues()}
         # Queues of different pools share names, by which the server sorts: a page may pass over one of them.
@@ -110,17 +116,21 @@ class Inventory:
 
     # Deployments
 
-    def all_deployments(self) -> list[Deployment]:
-        """Read all deployments now; returns those that the instance wants."""
-        deployments = self._api.deployments()
+    def put_deployments(self, deployments: Iterable[Deployment]) -> None:
+        """Take note of what was read elsewhere."""
         for deployment in deployments:
             self._deployments.put(deployment.id, deployment)
-        return [deployment for deployment in deployments if self._wants_deployment(deployment)]
 
-    def deployment_scopes(self, deployments: Collection[Deployment]) -> dict[str, Scope]:
-        """The scope of each deployment, by its id."""
+    def wanted_deployments(self, deployments: Mapping[str, Deployment]) -> Mapping[str, Deployment]:
+        """Those of them, by id, that the instance wants."""
+        if not self._filters.restrict_objects:
+            return deployments
+        return {identity: found for identity, found in deployments.items() if self._wants_deployment(found)}
+
+    def tags_of_deployments(self, deployments: Collection[Deployment]) -> list[Tags]:
+        """The tags of each."""
         self._learn_flows(deployment.flow_id for deployment in deployments)
-        return {deployment.id: self._deployment_scope(deployment) for deployment in deployments}
+        return [self._tags_of(deployment) for deployment in deployments]
 
     def tags_of_deployment(self, seen: Deployment) -> Tags | None:
         """The tags of a deployment, as `seen` elsewhere if it is gone; None for one that the instance does not want."""
@@ -128,20 +138,27 @@ class Inventory:
         deployment = self._deployments.get(seen.id, seen)
         if not self._wants_deployment(deployment):
             return None
-        return deployment_tags(deployment, self.deployment_scopes([deployment])[deployment.id])
+        return self.tags_of_deployments([deployment])[0]
 
-    def _deployment_scope(self, deployment: Deployment) -> Scope:
-        pool_ids = {pool.name: pool.id for pool in self._pools.get().values()} if deployment.work_pool_name else {}
-        return Scope(
-            deployment_id=deployment.id,
-            deployment_name=deployment.name,
-            flow_id=deployment.flow_id,
-            flow_name=self._flow_names.get(deployment.flow_id or ""),
-            work_pool_id=pool_ids.get(deployment.work_pool_name),
-            work_pool_name=deployment.work_pool_name,
-            work_queue_id=deployment.work_queue_id,
-            work_queue_name=deployment.work_queue_name,
-        )
+    def _tags_of(self, deployment: Deployment) -> Tags:
+        flow_name = self._flow_names.get(deployment.flow_id or "")
+        pool_id = self._pool_ids.get().get(deployment.work_pool_name) if deployment.work_pool_name else None
+        known = self._deployment_tags.get(deployment.id)
+        # There may be thousands of deployments, whose tags are the same in each check run.
+        if known is None or known[0] is not deployment or known[1:3] != (flow_name, pool_id):
+            scope = Scope(
+                deployment_id=deployment.id,
+                deployment_name=deployment.name,
+                flow_id=deployment.flow_id,
+                flow_name=flow_name,
+                work_pool_id=pool_id,
+                work_pool_name=deployment.work_pool_name,
+                work_queue_id=deployment.work_queue_id,
+                work_queue_name=deployment.work_queue_name,
+            )
+            known = (deployment, flow_name, pool_id, scope.tags(is_paused=deployment.paused))
+            self._deployment_tags.put(deployment.id, known)
+        return known[3]
 
     def _wants_deployment(self, deployment: Deployment) -> bool:
         return self._filters.deployments.takes(deployment.name) and self._wants(
@@ -153,13 +170,14 @@ class Inventory:
 
     # Flow runs
 
-    def run_scopes(self, runs: Collection[FlowRun]) -> dict[str, Scope | None]:
+    def run_scopes(self, runs: Collection[FlowRun], remember: bool = True) -> dict[str, Scope | None]:
         """The scope of each run by its id, None for a run that the instance does not want."""
         self._learn_deployments(run.deployment_id for run in runs)
         self._learn_flows(run.flow_id for run in runs)
         scopes = {run.id: self._run_scope(run) for run in runs}
-        for run_id, scope in scopes.items():
-            self._run_scopes.put(run_id, scope)
+        if remember:
+            for run_id, scope in scopes.items():
+                self._run_scopes.put(run_id, scope)
         return {run_id: self._wanted(scope) for run_id, scope in scopes.items()}
 
     def scopes_by_run_id(self, run_ids: Collection[str]) -> dict[str, Scope | None]:
@@ -236,7 +254,3 @@ def queue_tags(queue: WorkQueue, with_status: bool = False) -> Tags:
         work_pool_name=queue.work_pool_name,
         work_queue_status=queue.status if with_status else None,
     )
-
-
-def deployment_tags(deployment: Deployment, scope: Scope) -> Tags:
-    return scope.tags(is_paused=deployment.paused)

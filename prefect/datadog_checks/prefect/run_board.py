@@ -1,16 +1,37 @@
-"""The runs that are not over yet, read at most once in a check run for all who need them."""
+"""The flow runs that are not over yet, or ended lately, read at most once in a check run for all who need them.
+
+What is planned for later is not among them: see `planned_runs`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
-from .api.models import FlowRun, TaskRun, utc_text
+from .api.errors import ApiError
+from .api.models import FlowRun
 from .api.prefect import PrefectApi
-from .inventory import OncePerRun
 
-ACTIVE_TYPES = ("PENDING", "RUNNING", "PAUSED", "CANCELLING")
-ACTIVE_TASK_TYPES = ("PENDING", "RUNNING", "PAUSED")
+ACTIVE_TYPES = frozenset({"PENDING", "RUNNING", "PAUSED", "CANCELLING"})
 WAITING_FOR_SLOT = "AwaitingConcurrencySlot"
+# States that runs come into by what happens to them: nothing is planned in these. Those that wait for a slot have their
+# next start put off at each attempt.
+WAITING_NAMES = frozenset({WAITING_FOR_SLOT, "AwaitingRetry", "Rerunning", "Resuming"})
+# Where there were more, a page that holds all is not tried for.
+MOST_IN_SIGHT = 150
+
+
+@dataclass(frozen=True)
+class Board:
+    """The runs that were seen at one time.
+
+    `waiting` are those SCHEDULED whose next start was not later than `due_by`, and those that wait for something else.
+    """
+
+    due_by: datetime
+    active: list[FlowRun]
+    waiting: list[FlowRun]
+    ended: list[FlowRun]
 
 
 class RunBoard:
@@ -18,39 +39,61 @@ class RunBoard:
 
     def __init__(self, api: PrefectApi) -> None:
         self._api = api
-        self._active: OncePerRun[list[FlowRun]] = OncePerRun(self._read_active)
-        self._active_tasks: OncePerRun[list[TaskRun]] = OncePerRun(self._read_active_tasks)
+        self._seen: Board | ApiError | None = None
+        self._in_sight = 0
 
     def begin_run(self) -> None:
-        self._active.forget()
-        self._active_tasks.forget()
+        self._seen = None
 
     def active(self) -> list[FlowRun]:
         """The flow runs that are pending, running, paused or being cancelled."""
-        return self._active.get()
+        return self._look().active
 
-    def active_tasks(self) -> list[TaskRun]:
-        """The task runs that are pending, running or paused, without those that stand for subflows."""
-        return self._active_tasks.get()
+    def ended(self, since: datetime) -> list[FlowRun]:
+        """The flow runs that ended at this time or later; who asks for them asks first."""
+        assert self._seen is None, "ended() after another look"
+        return self._look(since).ended
 
-    def due(self, now: datetime) -> list[FlowRun]:
-        """The SCHEDULED runs whose time has come, and those that wait for a concurrency slot."""
-        scheduled = {"type": {"any_": ["SCHEDULED"]}}
-        due = self._api.flow_runs({"state": scheduled, "next_scheduled_start_time": {"before_": utc_text(now)}})
-        # Their next start is put off at each attempt, so that the first filter passes them over.
-        waiting = self._api.flow_runs({"state": {**scheduled, "name": {"any_": [WAITING_FOR_SLOT]}}})
-        return list({run.id: run for run in [*due, *waiting]}.values())
+    def waiting(self) -> list[FlowRun]:
+        """The SCHEDULED runs whose time has come, and those that wait for a retry or a concurrency slot."""
+        return self._look().waiting
 
-    def planned(self) -> list[FlowRun]:
-        """All SCHEDULED runs, those of the future included."""
-        return self._api.flow_runs({"state": {"type": {"any_": ["SCHEDULED"]}}})
+    def due_by(self) -> datetime:
+        """Which runs' time has come; later ones are planned."""
+        return self._look().due_by
 
-    def _read_active(self) -> list[FlowRun]:
-        return self._api.flow_runs({"state": {"type": {"any_": list(ACTIVE_TYPES)}}})
+    def _look(self, ended_since: datetime | None = None) -> Board:
+        if self._seen is None:
+            try:
+                self._seen = self._read(ended_since)
+            except ApiError as error:
+                self._seen = error
+        if isinstance(self._seen, ApiError):
+            raise self._seen
+        return self._seen
 
-    def _read_active_tasks(self) -> list[TaskRun]:
-        state = {"type": {"any_": list(ACTIVE_TASK_TYPES)}}
-        return self._api.task_runs({"state": state, "subflow_runs": {"exists_": False}})
+    def _read(self, ended_since: datetime | None) -> Board:
+        now = self._api.now()
+        runs = None
+        if self._in_sight <= MOST_IN_SIGHT:
+            runs = self._api.flow_runs_in_sight(ACTIVE_TYPES, WAITING_NAMES, now, ended_since)
+        if runs is None:
+            runs = self._read_apart(now, ended_since)
+        self._in_sight = len(runs)
+        active = [run for run in runs if run.state_type in ACTIVE_TYPES]
+        waiting = [run for run in runs if run.state_type == "SCHEDULED"]
+        ended = [run for run in runs if ended_since and run.end_time and run.end_time >= ended_since]
+        return Board(now, active, waiting, ended)
+
+    def _read_apart(self, now: datetime, ended_since: datetime | None) -> list[FlowRun]:
+        # In the order in which runs go through these states: one that moves on meanwhile is seen in either or in both.
+        readings = [
+            self._api.due_flow_runs(now),
+            self._api.flow_runs_named(WAITING_NAMES),
+            self._api.active_flow_runs(ACTIVE_TYPES),
+            self._api.ended_flow_runs(ended_since) if ended_since is not None else [],
+        ]
+        return list({run.id: run for reading in readings for run in reading}.values())
 
 
 def waiting_since(run: FlowRun, now: datetime) -> datetime | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 Tags = tuple[str, ...]
+CODE_HASH = re.compile(r"-(?:[0-9a-f]{8}|unknown)$")
 
 
 def tag_set(**values: str | int | bool | None) -> Tags:
@@ -41,6 +43,11 @@ class Scope:
 
     def tags(self, **more: str | int | bool | None) -> Tags:
         return tag_set(**{field.name: getattr(self, field.name) for field in fields(self)}, **more)
+
+
+def task_run_tags(scope: Scope, task_key: str | None) -> Tags:
+    """The tags of a task run: its flow run's, and what the task is called."""
+    return scope.tags(task_key=task_key, task_name=CODE_HASH.sub("", task_key) if task_key else None)
 
 
 def resource_kind_and_id(resource_id: str | None) -> tuple[str, str] | None:

@@ -28,10 +28,15 @@ class Sheet:
 
     samples: list[tuple[Metric, Tags, float]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    without_zeros: set[str] = field(default_factory=set)
 
     def add(self, name: str, value: float, tags: Tags = ()) -> None:
         """A gauge's value, an addition to a count, or a histogram's sample. The name must be a declared one."""
         self.samples.append((BY_NAME[name], tags, value))
+
+    def withhold_zeros(self, name: str) -> None:
+        """Tag sets that have no value now may have one: they have not vanished."""
+        self.without_zeros.add(name)
 
     def add_one_of(self, names: Collection[str], name: str, tags: Tags) -> None:
         """1 for one of several gauges that exclude each other, 0 for the others."""
@@ -127,7 +132,7 @@ class Submitter:
                 self._check.gauge(metric.name, value, tags=[*self._instance_tags, *tags])
             else:
                 self._check.histogram(metric.name, value, tags=[*self._instance_tags, *tags])
-        metrics = [metric for metric in METRICS if metric.name in owned]
+        metrics = [metric for metric in METRICS if metric.name in owned and metric.name not in sheet.without_zeros]
         seen = {(metric, tags) for metric, tags, _ in sheet.samples if metric.type != "histogram"}
         for metric, tags in self.vanished.zeros(metrics, seen, now.timestamp()):
             if metric.type == "count":

@@ -7,7 +7,7 @@ told to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,14 +24,8 @@ REQUEST_TAKES = timedelta(milliseconds=20)
 INSTANT = timedelta(microseconds=1)
 # Fewer than the real server gives, so that a few events fill several pages.
 EVENTS_IN_A_PAGE = 4
+RUNS_IN_A_PAGE = 3
 DEPLOYMENT = Deployment(id="d1", name="nightly")
-
-
-def _is_between(criteria: Mapping[str, Any], moment: datetime | None) -> bool:
-    if criteria.get("is_null_"):
-        return moment is None
-    after = criteria.get("after_")
-    return after is None or (moment is not None and moment >= datetime.fromisoformat(after))
 
 
 @dataclass(eq=False)
@@ -54,15 +48,6 @@ class Run:
     def has_ended(self) -> bool:
         return self.state.type in TERMINAL
 
-    def matches(self, criteria: Mapping[str, Any]) -> bool:
-        """Whether a filter lets the run through, as far as the counting filters."""
-        types = criteria.get("state", {}).get("type", {}).get("any_")
-        return (
-            (types is None or self.state.type in types)
-            and _is_between(criteria.get("end_time", {}), self.end_time)
-            and _is_between(criteria.get("expected_start_time", {}), self.expected_start)
-        )
-
     def add(self, state: State) -> State | None:
         """Add a state and the time that was spent in the last one, which is returned."""
         last = self.states[-1] if self.states else None
@@ -70,6 +55,14 @@ class Run:
             self.total_run_time += (state.timestamp - last.timestamp).total_seconds()
         self.states.append(state)
         return last
+
+
+def _ended(run: Run, since: datetime) -> bool:
+    return run.end_time is not None and run.end_time >= since
+
+
+def _is_due(run: Run, by: datetime) -> bool:
+    return run.state.type == "SCHEDULED" and run.expected_start <= by
 
 
 @dataclass(eq=False)
@@ -271,9 +264,34 @@ class RunsServer(PrefectApi):
         ]
         return sorted(found, key=lambda event: (event.occurred, event.id), reverse=True)
 
-    def flow_runs(self, criteria: Mapping[str, Any]) -> list[FlowRun]:
+    def flow_runs_in_sight(
+        self, types: Collection[str], names: Collection[str], due_by: datetime, ended_since: datetime | None
+    ) -> list[FlowRun] | None:
+        found = self._those(
+            lambda run: (
+                run.state.type in types
+                or run.state.name in names
+                or _is_due(run, due_by)
+                or (ended_since is not None and _ended(run, ended_since))
+            )
+        )
+        return found if len(found) < RUNS_IN_A_PAGE else None
+
+    def due_flow_runs(self, by: datetime) -> list[FlowRun]:
+        return self._those(lambda run: _is_due(run, by))
+
+    def flow_runs_named(self, names: Collection[str]) -> list[FlowRun]:
+        return self._those(lambda run: run.state.name in names)
+
+    def active_flow_runs(self, types: Collection[str]) -> list[FlowRun]:
+        return self._those(lambda run: run.state.type in types)
+
+    def ended_flow_runs(self, since: datetime) -> list[FlowRun]:
+        return self._those(lambda run: _ended(run, since))
+
+    def _those(self, matches: Callable[[LiveFlowRun], bool]) -> list[FlowRun]:
         self._request()
-        return [run.as_object() for run in self.flow_runs_made.values() if run.matches(criteria)]
+        return [run.as_object() for run in self.flow_runs_made.values() if matches(run)]
 
     def flow_runs_by_id(self, ids: Collection[str]) -> list[FlowRun]:
         if ids:
@@ -284,9 +302,23 @@ class RunsServer(PrefectApi):
         self._request()
         return sorted(self.flow_runs_made[run_id].states, key=lambda state: state.timestamp)
 
-    def task_runs(self, criteria: Mapping[str, Any]) -> list[TaskRun]:
+    def unfinished_task_runs(
+        self, types: Collection[str], since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[list[TaskRun]]:
+        assert since is until is None, "there are never more than a page"
+        yield self._task_runs(lambda run: run.state.type in types)
+
+    def ended_task_runs(self, since: datetime) -> list[TaskRun]:
+        return self._task_runs(lambda run: _ended(run, since))
+
+    def task_runs_that_never_ran(self, types: Collection[str], created_since: datetime) -> list[TaskRun]:
+        return self._task_runs(
+            lambda run: run.state.type in types and run.end_time is None and run.expected_start >= created_since
+        )
+
+    def _task_runs(self, matches: Callable[[LiveTaskRun], bool]) -> list[TaskRun]:
         self._request()
-        return [run.as_object() for run in self.task_runs_made.values() if run.matches(criteria)]
+        return [run.as_object() for run in self.task_runs_made.values() if matches(run)]
 
     def task_run_history(self, run_id: str) -> list[State]:
         self._request()

@@ -49,14 +49,13 @@ class RestlessServer:
         return RecordedAnswer(200, json.dumps(self._answer(path, body, now.isoformat())).encode(), headers)
 
     def _answer(self, path: str, body: Json, now: str) -> Any:
-        if path in ("/health", "/ready"):
-            return True
-        if path == "/admin/version":
-            return "3.6.0"
+        known = {"/health": True, "/ready": True, "/admin/version": "3.6.0", "/flow_runs/count": 0}
+        if path in known:
+            return known[path]
         if path == "/events/filter":
-            [prefix, *_] = body["filter"]["event"]["prefix"]
+            [prefix, *_] = body["filter"]["event"].get("prefix", ["prefect.deployment."])
             first, last = body["filter"]["occurred"]["since"], body["filter"]["occurred"]["until"]
-            happened = self._events[prefix.removeprefix("prefect.").rstrip(".")]
+            happened = self._events.get(prefix.removeprefix("prefect.").rstrip("."), [])
             events = [event for event in happened if first <= event["occurred"].replace("+00:00", "Z") <= last]
             return {"events": events[: body["limit"]], "total": len(events), "next_page": None}
         if path == "/work_pools/filter":
@@ -70,10 +69,15 @@ class RestlessServer:
         if path == "/task_runs/filter":
             return [] if "end_time" in body["task_runs"] else [self._run(name) for name in self._active(body, "t")]
         if path == "/flow_runs/filter":
-            state = str(body["flow_runs"])
-            is_empty = "end_time" in state or "SCHEDULED" in state
-            return [] if is_empty else [self._run(name) for name in self._active(body, "r")]
-        return [{"id": name, "name": name, "status": "READY"} for name in self._wanted(body, "d")]
+            return [] if "deployment_id" in body["flow_runs"] else [self._run(name) for name in self._active(body, "r")]
+        if path.startswith("/deployments/"):
+            return self._deployments(path, body)
+        return [{"id": name, "name": name} for name in self._wanted(body, "f")]
+
+    def _deployments(self, path: str, body: Json) -> Any:
+        wanted = set(self._wanted(body, "d"))
+        found = [{"id": name, "name": name, "status": "READY"} for name in self._new("d") if name in wanted]
+        return len(found) if path.endswith("/count") else found[body.get("offset", 0) :][: body["limit"]]
 
     def _new(self, kind: str) -> list[str]:
         return [f"{kind}{self.look}-{number}" for number in range(EACH_RUN)]
@@ -112,7 +116,7 @@ class RestlessServer:
 def memory_of(check: Any) -> int:
     """The bytes of all that the check's own objects hold."""
     found: dict[int, int] = {}
-    pending: list[Any] = [check._inventory, check._board, check._submitter, check._api, check._store, check._collectors]
+    pending: list[Any] = [check._inventory, check._submitter, check._api, check._store, check._collectors]
     while pending:
         thing = pending.pop()
         if id(thing) not in found and not isinstance(thing, NOT_MEMORY):

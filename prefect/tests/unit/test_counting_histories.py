@@ -20,11 +20,14 @@ from datadog_checks.prefect.collectors import Context
 from datadog_checks.prefect.collectors.base import TransitionCollector
 from datadog_checks.prefect.collectors.flow_runs import FlowRunTransitions
 from datadog_checks.prefect.collectors.task_runs import TaskRunTransitions
+from datadog_checks.prefect.deployment_watch import DeploymentWatch
+from datadog_checks.prefect.event_feed import Reach
 from datadog_checks.prefect.inventory import Inventory
 from datadog_checks.prefect.run_board import RunBoard
 from datadog_checks.prefect.settings import Settings
 from datadog_checks.prefect.state_store import StateStore
 from datadog_checks.prefect.submitter import Sheet
+from datadog_checks.prefect.task_board import TaskBoard
 
 from ..lab.definitions import Entered, first_end, of_flow_run, of_task_run
 from .builders import T0
@@ -126,9 +129,10 @@ class CountingHistories(RuleBasedStateMachine):
         options: Settings = instance_settings(min_collection_interval=INTERVAL_SECONDS)
         inventory = Inventory(self.server, options.filters)
         store = StateStore(lambda name: self.stored.get(name, ""), self.stored.__setitem__, self.fail_on_warning)
-        board = RunBoard(self.server)
-        context = Context(self.server, options, inventory, board, store, lambda message: None)
-        self.inventory, self.board = inventory, board
+        board, task_board = RunBoard(self.server), TaskBoard(self.server, inventory)
+        deployments = DeploymentWatch(self.server, inventory, Reach(), options.interval)
+        context = Context(self.server, options, inventory, board, task_board, deployments, store, lambda message: None)
+        self.looks = (inventory, board, task_board)
         self.collectors: list[TransitionCollector] = [FlowRunTransitions(context), TaskRunTransitions(context)]
 
     def fail_on_warning(self, message: str) -> None:
@@ -139,8 +143,8 @@ class CountingHistories(RuleBasedStateMachine):
         self.server.begin_check_run()
         if before_answer is not None:
             self.server.before_answer = before_answer
-        self.inventory.begin_run()
-        self.board.begin_run()
+        for look in self.looks:
+            look.begin_run()
         for collector in self.collectors:
             sheet = Sheet()
             try:

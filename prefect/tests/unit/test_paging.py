@@ -11,7 +11,7 @@ import pytest
 
 from datadog_checks.prefect.api.errors import ApiError, Rejected, RequestFailed
 from datadog_checks.prefect.api.models import FlowRun, Oddities, TaskRun, WorkPool
-from datadog_checks.prefect.api.paging import Pager
+from datadog_checks.prefect.api.paging import Order, Pager
 
 from .builders import after
 
@@ -79,16 +79,8 @@ def read_pools(table: Table) -> list[str]:
 
 
 def read_by_time(table: Table, model: type[Any] = FlowRun, kind: str = "flow_runs") -> list[str]:
-    body: dict[str, Any] = {kind: {"state": {}}, "sort": "EXPECTED_START_TIME_ASC"}
-    pages = pager(table).by_time(
-        model,
-        f"/{kind}/filter",
-        body,
-        kind=kind,
-        field="expected_start_time",
-        time_of=lambda run: run.expected_start_time,
-        excludes_ids=model is FlowRun,
-    )
+    order: Order[Any] = Order("EXPECTED_START_TIME_ASC", "expected_start_time", lambda run: run.expected_start_time)
+    pages = pager(table).by_time(model, f"/{kind}/filter", kind, {"state": {}}, order, excludes_ids=model is FlowRun)
     return [run.id for page in pages for run in page]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from datadog_checks.prefect.api.models import Deployment, WorkPool, WorkQueue
-from datadog_checks.prefect.inventory import deployment_tags, pool_tags, queue_tags
+from datadog_checks.prefect.api.models import WorkPool, WorkQueue
+from datadog_checks.prefect.inventory import pool_tags, queue_tags
 from datadog_checks.prefect.scopes import Scope, related_by_role, resource_kind_and_id, tag_set
 
 from .builders import related
@@ -63,14 +63,6 @@ def test_a_work_queue_is_tagged_with_its_pool_and_where_it_is_asked_for_with_its
     assert queue_tags(queue) == (*tags, "work_queue_priority:1")
     assert queue_tags(queue, with_status=True) == (*tags, "work_queue_priority:1", "work_queue_status:NOT_READY")
     assert queue_tags(WorkQueue(id="q"), with_status=True) == ("work_queue_id:q",)
-
-
-def test_a_deployment_is_tagged_with_whether_it_is_paused() -> None:
-    scope = Scope(deployment_id="d", deployment_name="nightly")
-    tags = ("deployment_id:d", "deployment_name:nightly")
-    assert deployment_tags(Deployment(id="d", paused=True), scope) == (*tags, "is_paused:true")
-    assert deployment_tags(Deployment(id="d", paused=False), scope) == (*tags, "is_paused:false")
-    assert deployment_tags(Deployment(id="d"), scope) == tags
 
 
 @pytest.mark.parametrize(

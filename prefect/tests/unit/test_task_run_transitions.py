@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from datadog_checks.prefect.collectors.task_runs import ends_of, latest_end, task_run_tags
-from datadog_checks.prefect.scopes import Scope
+from datadog_checks.prefect.collectors.task_runs import ends_of, latest_end
+from datadog_checks.prefect.scopes import Scope, task_run_tags
 from datadog_checks.prefect.transitions import Outcome, Transition, starts_task, task_run_outcome, upstream_ids
 
 from .builders import T0, after, related, transition

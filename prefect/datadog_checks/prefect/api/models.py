@@ -125,6 +125,7 @@ class Deployment(ApiModel):
     work_pool_name: str | None = None
     work_queue_id: str | None = None
     work_queue_name: str | None = None
+    updated: Moment | None = None
 
 
 class Flow(ApiModel):

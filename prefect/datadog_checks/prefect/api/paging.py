@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -16,6 +16,23 @@ DEFAULT_PAGE_SIZE = 200
 RESTARTS = 3
 
 Object = TypeVar("Object", Deployment, Flow, FlowRun, TaskRun, Worker, WorkPool, WorkQueue)
+
+
+@dataclass(frozen=True)
+class Order(Generic[Object]):
+    """An order by a time: what the server calls it, the filter's field, and the same of an object."""
+
+    sort: str
+    field: str
+    time_of: Callable[[Object], datetime | None]
+    descending: bool = False
+
+    def onward(self, last: datetime) -> dict[str, str]:
+        """The filter for objects from this time on, it included."""
+        return {"before_" if self.descending else "after_": utc_text(last)}
+
+    def last(self, times: Iterable[datetime]) -> datetime:
+        return min(times) if self.descending else max(times)
 
 
 @dataclass(frozen=True)
@@ -42,15 +59,18 @@ class Pager:
         self._page_size = DEFAULT_PAGE_SIZE
         self.oddities = oddities
 
-    def page(self, model: type[Object], path: str, body: Mapping[str, Any]) -> Page[Object]:
-        """One page. Raises `ApiError`."""
+    def page(
+        self, model: type[Object], path: str, body: Mapping[str, Any], at_most: int = DEFAULT_PAGE_SIZE
+    ) -> Page[Object]:
+        """One page, of not more than `at_most` objects. Raises `ApiError`."""
         while True:
+            limit = min(at_most, self._page_size)
             try:
-                objects, size = self._client.post(path, self._reader(model), {**body, "limit": self._page_size})
+                objects, size = self._client.post(path, self._reader(model), {**body, "limit": limit})
             except Rejected as refusal:
-                self._page_size = _allowed_page_size(refusal, self._page_size)
+                self._page_size = _allowed_page_size(refusal, limit)
             else:
-                return Page(objects, size, self._page_size)
+                return Page(objects, size, limit)
 
     def by_offset(self, model: type[Object], path: str, body: Mapping[str, Any]) -> list[Object]:
         """All objects of an endpoint that can only be paged by offset.
@@ -86,31 +106,30 @@ class Pager:
         self,
         model: type[Object],
         path: str,
-        body: Mapping[str, Any],
         kind: str,
-        field: str,
-        time_of: Callable[[Object], datetime | None],
+        criteria: Mapping[str, Any],
+        order: Order[Object],
         excludes_ids: bool,
     ) -> Iterator[list[Object]]:
-        """Pages in ascending order of a time that never changes, each beginning at the time where the last one ended.
+        """Pages in the order of a time that does not change, each beginning at the time where the last one ended.
 
-        `kind` and `field` place the time in the body's filter. Objects of the same time as the last one are left out by
-        their ids where the endpoint can (`excludes_ids`), else by an offset among them. A server that gives the same
-        page again is not asked for ever.
+        `criteria` are a filter of this `kind`. Objects of the same time as the last one are left out by their ids where
+        the endpoint can (`excludes_ids`), else by an offset among them. A server that gives the same page again is not
+        asked for ever.
         """
         known: set[str] = set()
         ties: set[str] = set()
-        after: datetime | None = None
+        last: datetime | None = None
         while True:
-            filters = dict(body.get(kind, {}))
+            filters = dict(criteria)
             offset = 0
-            if after is not None:
-                filters[field] = {**filters.get(field, {}), "after_": utc_text(after)}
+            if last is not None:
+                filters[order.field] = {**filters.get(order.field, {}), **order.onward(last)}
                 if excludes_ids:
                     filters["id"] = {**filters.get("id", {}), "not_any_": sorted(ties)}
                 else:
                     offset = len(ties)
-            page = self.page(model, path, {**body, kind: filters, "offset": offset})
+            page = self.page(model, path, {kind: filters, "sort": order.sort, "offset": offset})
             objects = page.objects
             yield [item for item in objects if item.id not in known]
             if page.is_last:
@@ -118,13 +137,13 @@ class Pager:
             if objects and known.issuperset(item.id for item in objects):
                 raise RequestFailed(f"POST {path}", "its pages repeat themselves")
             known.update(item.id for item in objects)
-            times = [moment for item in objects if (moment := time_of(item)) is not None]
+            times = [moment for item in objects if (moment := order.time_of(item)) is not None]
             if not times:
-                raise RequestFailed(f"POST {path}", f"a page of objects without {field}")
-            if max(times) != after:
+                raise RequestFailed(f"POST {path}", f"a page of objects without {order.field}")
+            if order.last(times) != last:
                 ties = set()
-            after = max(times)
-            ties |= {item.id for item in objects if time_of(item) == after}
+            last = order.last(times)
+            ties |= {item.id for item in objects if order.time_of(item) == last}
 
     def by_ids(self, model: type[Object], path: str, kind: str, ids: Collection[str]) -> list[Object]:
         """The objects of these ids that exist."""

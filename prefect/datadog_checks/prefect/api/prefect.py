@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -26,10 +26,23 @@ from .models import (
     read_objects,
     utc_text,
 )
-from .paging import Pager
+from .paging import Order, Page, Pager
 
 EVENTS_PAGE_SIZE = 50  # the most that the server gives
 EVENTS_KEPT = timedelta(days=7)
+
+# Filters and orders are chosen so that the server's database can answer from one index, however many runs it has: on
+# SQLite a filter by state beside one by time makes it walk through all runs of that state.
+CREATED: Order[FlowRun] = Order("EXPECTED_START_TIME_ASC", "expected_start_time", lambda run: run.expected_start_time)
+DUE: Order[FlowRun] = Order(
+    "NEXT_SCHEDULED_START_TIME_ASC", "next_scheduled_start_time", lambda run: run.next_scheduled_start_time
+)
+ENDED: Order[FlowRun] = Order("END_TIME_DESC", "end_time", lambda run: run.end_time, descending=True)
+NEWEST_TASK: Order[TaskRun] = Order(
+    "EXPECTED_START_TIME_DESC", "expected_start_time", lambda run: run.expected_start_time, descending=True
+)
+ENDED_TASK: Order[TaskRun] = Order("END_TIME_DESC", "end_time", lambda run: run.end_time, descending=True)
+NO_SUBFLOWS = {"subflow_runs": {"exists_": False}}
 
 
 class PrefectApi:
@@ -94,9 +107,14 @@ class PrefectApi:
     def work_queues_by_id(self, ids: Collection[str]) -> list[WorkQueue]:
         return self._pager.by_ids(WorkQueue, "/work_queues/filter", "work_queues", ids)
 
-    def deployments(self) -> list[Deployment]:
-        # The newest first: one that is created during the walk moves the others back, and is not skipped over.
-        return self._pager.by_offset(Deployment, "/deployments/filter", {"sort": "CREATED_DESC"})
+    def deployments(self, sort: str, offset: int, at_most: int) -> Page[Deployment]:
+        """A page of deployments; they take the server longer than anything else, some 10 ms each."""
+        return self._pager.page(Deployment, "/deployments/filter", {"sort": sort, "offset": offset}, at_most)
+
+    def count_deployments(self, ids: Collection[str] | None = None) -> int:
+        """How many deployments there are, or are of these ids."""
+        criteria = {} if ids is None else {"deployments": {"id": {"any_": sorted(ids)}}}
+        return self._count("/deployments/count", criteria)
 
     def deployments_by_id(self, ids: Collection[str]) -> list[Deployment]:
         return self._pager.by_ids(Deployment, "/deployments/filter", "deployments", ids)
@@ -104,18 +122,60 @@ class PrefectApi:
     def flows_by_id(self, ids: Collection[str]) -> list[Flow]:
         return self._pager.by_ids(Flow, "/flows/filter", "flows", ids)
 
-    def flow_runs(self, criteria: Mapping[str, Any]) -> list[FlowRun]:
-        """The flow runs that match a filter of `/flow_runs/filter`."""
-        pages = self._pager.by_time(
-            FlowRun,
-            "/flow_runs/filter",
-            {"flow_runs": criteria, "sort": "EXPECTED_START_TIME_ASC"},
-            kind="flow_runs",
-            field="expected_start_time",
-            time_of=lambda run: run.expected_start_time,
-            excludes_ids=True,
-        )
-        return [run for page in pages for run in page]
+    def active_flow_runs(self, types: Collection[str]) -> list[FlowRun]:
+        """The runs in states of these types."""
+        return self._flow_runs({"state": {"type": {"any_": sorted(types)}}}, CREATED)
+
+    def flow_runs_named(self, names: Collection[str]) -> list[FlowRun]:
+        """The runs in states of these names."""
+        return self._flow_runs({"state": {"name": {"any_": sorted(names)}}}, CREATED)
+
+    def due_flow_runs(self, by: datetime) -> list[FlowRun]:
+        """The SCHEDULED runs whose next start is not later; others have none."""
+        return self._flow_runs({"next_scheduled_start_time": {"before_": utc_text(by)}}, DUE)
+
+    def ended_flow_runs(self, since: datetime) -> list[FlowRun]:
+        return self._flow_runs({"end_time": {"after_": utc_text(since)}}, ENDED)
+
+    def flow_runs_in_sight(
+        self, types: Collection[str], names: Collection[str], due_by: datetime, ended_since: datetime | None
+    ) -> list[FlowRun] | None:
+        """All that the methods above give for these arguments, in one request; None where one page cannot hold them."""
+        state = {"operator": "or_", "type": {"any_": sorted(types)}, "name": {"any_": sorted(names)}}
+        criteria = {"state": state, "next_scheduled_start_time": {"before_": utc_text(due_by)}}
+        if ended_since is not None:
+            criteria["end_time"] = {"after_": utc_text(ended_since)}
+        # Sorted by what no index has, SQLite takes an index for each of the alternatives.
+        body = {"flow_runs": {"operator": "or_", **criteria}, "sort": "START_TIME_ASC"}
+        page = self._pager.page(FlowRun, "/flow_runs/filter", body)
+        return page.objects if page.is_last else None
+
+    def planned_flow_runs(self, deployment_ids: Collection[str] | None, after: datetime) -> Iterator[list[FlowRun]]:
+        """Pages of the SCHEDULED runs of these deployments, or of none, whose next start is not earlier."""
+        return self._pages(self._planned(deployment_ids, after), DUE)
+
+    def count_planned(self, after: datetime) -> int:
+        """How many SCHEDULED runs have a next start that is not earlier."""
+        criteria = {"next_scheduled_start_time": {"after_": utc_text(after)}}
+        return self._count("/flow_runs/count", {"flow_runs": criteria})
+
+    def count_planned_of(self, deployment_ids: Collection[str] | None, after: datetime) -> int:
+        """How many of them belong to these deployments, or to none."""
+        return self._count("/flow_runs/count", {"flow_runs": self._planned(deployment_ids, after)})
+
+    @staticmethod
+    def _planned(deployment_ids: Collection[str] | None, after: datetime) -> dict[str, Any]:
+        of = {"is_null_": True} if deployment_ids is None else {"any_": sorted(deployment_ids)}
+        return {"deployment_id": of, "next_scheduled_start_time": {"after_": utc_text(after)}}
+
+    def _flow_runs(self, criteria: Mapping[str, Any], order: Order[FlowRun]) -> list[FlowRun]:
+        return [run for page in self._pages(criteria, order) for run in page]
+
+    def _pages(self, criteria: Mapping[str, Any], order: Order[FlowRun]) -> Iterator[list[FlowRun]]:
+        return self._pager.by_time(FlowRun, "/flow_runs/filter", "flow_runs", criteria, order, excludes_ids=True)
+
+    def _count(self, path: str, body: Mapping[str, Any]) -> int:
+        return self._client.post(path, _read_count, body)
 
     def flow_runs_by_id(self, ids: Collection[str]) -> list[FlowRun]:
         return self._pager.by_ids(FlowRun, "/flow_runs/filter", "flow_runs", ids)
@@ -132,18 +192,45 @@ class PrefectApi:
         states, _ = self._client.get(path, lambda body: read_objects(State, body, self._pager.oddities), params=params)
         return sorted(states, key=lambda state: state.timestamp)
 
-    def task_runs(self, criteria: Mapping[str, Any]) -> list[TaskRun]:
-        """The task runs that match a filter of `/task_runs/filter`."""
-        pages = self._pager.by_time(
-            TaskRun,
-            "/task_runs/filter",
-            {"task_runs": criteria, "sort": "EXPECTED_START_TIME_ASC"},
-            kind="task_runs",
-            field="expected_start_time",
-            time_of=lambda run: run.expected_start_time,
-            excludes_ids=False,
-        )
+    def unfinished_task_runs(
+        self, types: Collection[str], since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[list[TaskRun]]:
+        """Pages of the task runs in states of these types that were created within these bounds, the newest first.
+
+        As everywhere, those that stand for subflows are not among them.
+        """
+        return self._task_pages(self._unfinished(types, since, until), NEWEST_TASK)
+
+    def count_unfinished(self, types: Collection[str], since: datetime | None, until: datetime) -> int:
+        """How many there are."""
+        criteria = {**self._unfinished(types, since, until), **NO_SUBFLOWS}
+        return self._count("/task_runs/count", {"task_runs": criteria})
+
+    def ended_task_runs(self, since: datetime) -> list[TaskRun]:
+        """Raises `Rejected` with status 422 on servers before 3.6.29, which cannot be asked for it."""
+        pages = self._task_pages({"end_time": {"after_": utc_text(since)}}, ENDED_TASK)
         return [run for page in pages for run in page]
+
+    def task_runs_that_never_ran(self, types: Collection[str], created_since: datetime) -> list[TaskRun]:
+        """Those that came to such an end without one time of it; likewise."""
+        criteria = {
+            "state": {"type": {"any_": sorted(types)}},
+            "end_time": {"is_null_": True},
+            "expected_start_time": {"after_": utc_text(created_since)},
+        }
+        return [run for page in self._task_pages(criteria, NEWEST_TASK) for run in page]
+
+    def _task_pages(self, criteria: Mapping[str, Any], order: Order[TaskRun]) -> Iterator[list[TaskRun]]:
+        return self._pager.by_time(
+            TaskRun, "/task_runs/filter", "task_runs", {**criteria, **NO_SUBFLOWS}, order, excludes_ids=False
+        )
+
+    @staticmethod
+    def _unfinished(types: Collection[str], since: datetime | None, until: datetime | None) -> dict[str, Any]:
+        criteria: dict[str, Any] = {"state": {"type": {"any_": sorted(types)}}}
+        bounds = {"after_": since, "before_": until}
+        created = {name: utc_text(moment) for name, moment in bounds.items() if moment is not None}
+        return {**criteria, "expected_start_time": created} if created else criteria
 
     def task_runs_by_id(self, ids: Collection[str]) -> list[TaskRun]:
         return self._pager.by_ids(TaskRun, "/task_runs/filter", "task_runs", ids)
@@ -190,6 +277,13 @@ class PrefectApi:
 
 def _heartbeat_after(moment: datetime) -> dict[str, Any]:
     return {"workers": {"last_heartbeat_time": {"after_": utc_text(moment)}}}
+
+
+def _read_count(body: bytes) -> int:
+    number = json.loads(body)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise ValueError("not a number of objects")
+    return number
 
 
 def _read_text(body: bytes) -> str:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from datadog_checks.prefect.api.errors import OutOfTime
 from datadog_checks.prefect.api.models import Event
 from datadog_checks.prefect.api.prefect import PrefectApi
+from datadog_checks.prefect.deployment_watch import DeploymentWatch
 from datadog_checks.prefect.event_feed import EventFeed, Reach, Reading, aware_moment
 from datadog_checks.prefect.inventory import Inventory
 from datadog_checks.prefect.ledger import Ledger
@@ -18,6 +19,7 @@ from datadog_checks.prefect.run_board import RunBoard
 from datadog_checks.prefect.settings import Settings
 from datadog_checks.prefect.state_store import Document, StateStore
 from datadog_checks.prefect.submitter import Sheet
+from datadog_checks.prefect.task_board import TaskBoard
 from datadog_checks.prefect.transitions import Transition, transition_of
 
 
@@ -29,6 +31,8 @@ class Context:
     settings: Settings
     inventory: Inventory
     board: RunBoard
+    task_board: TaskBoard
+    deployments: DeploymentWatch
     store: StateStore
     warn: Callable[[str], None]
 

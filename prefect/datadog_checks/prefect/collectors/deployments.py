@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datadog_checks.prefect.inventory import deployment_tags
 from datadog_checks.prefect.submitter import Sheet
 
 from .base import Collector
@@ -15,9 +14,11 @@ class Deployments(Collector):
     owned = ("deployment.is_ready",)
 
     def collect(self, sheet: Sheet) -> None:
-        deployments = self.context.inventory.all_deployments()
-        scopes = self.context.inventory.deployment_scopes(deployments)
-        for deployment in deployments:
+        watch, inventory = self.context.deployments, self.context.inventory
+        watch.look()
+        if not watch.is_complete:
+            self.context.warn(f"{self.subject}: {len(watch.known)} of {watch.total} are known so far")
+        wanted = inventory.wanted_deployments(watch.known).values()
+        for deployment, tags in zip(wanted, inventory.tags_of_deployments(wanted), strict=True):
             if deployment.status:
-                tags = deployment_tags(deployment, scopes[deployment.id])
                 sheet.add("deployment.is_ready", deployment.status == "READY", tags)

@@ -8,12 +8,11 @@ from typing import Any
 
 from datadog_checks.prefect.api.models import Deployment, Event, WorkPool, WorkQueue
 from datadog_checks.prefect.datadog_events import datadog_event
-from datadog_checks.prefect.scopes import Tags, related_by_role, resource_kind_and_id
+from datadog_checks.prefect.scopes import Tags, related_by_role, resource_kind_and_id, task_run_tags
 from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.transitions import transition_of
 
 from .base import FeedCollector
-from .task_runs import task_run_tags
 
 READINESS = frozenset(
     f"prefect.{kind}.{status}"

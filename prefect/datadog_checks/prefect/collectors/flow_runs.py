@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
 from datadog_checks.prefect.api.errors import OutOfTime
-from datadog_checks.prefect.api.models import Event, FlowRun, State, utc_text
+from datadog_checks.prefect.api.models import Event, FlowRun, State
+from datadog_checks.prefect.planned_runs import PlannedRuns
 from datadog_checks.prefect.scopes import Scope, Tags
 from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.transitions import (
@@ -32,31 +33,51 @@ class FlowRunStates(Collector):
     owned = tuple(STATE_GAUGES.values())
 
     def collect(self, sheet: Sheet) -> None:
-        add_state_counts(self.context, sheet, self.context.board.active(), STATE_GAUGES)
+        runs = [run for run in self.context.board.active() if run.state_type in STATE_GAUGES]
+        scopes = self.context.inventory.run_scopes(runs)
+        totals: Counter[tuple[str, Tags]] = Counter()
+        for run in runs:
+            scope = scopes[run.id]
+            if scope is not None and run.state_type:
+                totals[STATE_GAUGES[run.state_type], scope.tags()] += 1
+        for (gauge, tags), total in totals.items():
+            sheet.add(gauge, total, tags)
 
 
 class ScheduledFlowRuns(Collector):
-    """The runs that are scheduled, for now or for later."""
+    """The runs that are scheduled, for now or for later; nothing for a deployment whose runs were not counted yet."""
 
     subject = "scheduled flow runs"
     owned = ("flow_runs.scheduled",)
 
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._planned = PlannedRuns(context.api, context.inventory)
+
     def collect(self, sheet: Sheet) -> None:
-        add_state_counts(self.context, sheet, self.context.board.planned(), {"SCHEDULED": "flow_runs.scheduled"})
+        inventory, board, watch = self.context.inventory, self.context.board, self.context.deployments
+        waiting = board.waiting()
+        deployments = inventory.wanted_deployments(watch.known)
+        are_all = watch.is_complete and not self.context.settings.filters.restrict_objects
+        self._planned.look(deployments, watch.take_changed(), are_all, board.due_by(), waiting)
+        totals = Counter(self._planned.totals())
+        scopes = inventory.run_scopes(waiting)
+        for run in waiting:
+            scope = scopes[run.id]
+            if scope is not None and self._is_counted(run.deployment_id):
+                totals[scope.tags()] += 1
+        for tags, total in totals.items():
+            sheet.add("flow_runs.scheduled", total, tags)
+        if self._planned.unknown or not watch.is_complete:
+            sheet.withhold_zeros("flow_runs.scheduled")
+        if self._planned.unknown:
+            known = len(deployments) - self._planned.unknown
+            self.context.warn(f"{self.subject}: those of {known} of {len(deployments)} deployments are known so far")
 
-
-def add_state_counts(context: Context, sheet: Sheet, runs: Iterable[FlowRun], gauges: dict[str, str]) -> None:
-    """Put the number of runs on the sheet, by the gauge for their state's type and by their tags."""
-    counted = [run for run in runs if run.state_type in gauges]
-    scopes = context.inventory.run_scopes(counted)
-    totals: dict[tuple[str, Tags], int] = {}
-    for run in counted:
-        scope = scopes[run.id]
-        if scope is not None and run.state_type:
-            key = gauges[run.state_type], scope.tags()
-            totals[key] = totals.get(key, 0) + 1
-    for (gauge, tags), total in totals.items():
-        sheet.add(gauge, total, tags)
+    def _is_counted(self, deployment_id: str | None) -> bool:
+        """Whether all runs of this deployment, or of none, are known; one that is gone has nothing planned."""
+        watch = self.context.deployments
+        return self._planned.knows(deployment_id) or (watch.is_complete and deployment_id not in watch.known)
 
 
 class FlowRunTransitions(TransitionCollector):
@@ -115,8 +136,7 @@ class FlowRunTransitions(TransitionCollector):
         return len(events)
 
     def take_objects(self, sheet: Sheet, since: datetime) -> None:
-        ended = self.context.api.flow_runs({"end_time": {"after_": utc_text(since)}})
-        active = self.context.board.active()
+        ended, active = self.context.board.ended(since), self.context.board.active()
         scopes = self.context.inventory.run_scopes([*ended, *active])
         for run in ended:
             if scope := scopes[run.id]:

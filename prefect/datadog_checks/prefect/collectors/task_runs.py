@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from datadog_checks.prefect.api.errors import Rejected
-from datadog_checks.prefect.api.models import TERMINAL, Event, TaskRun, utc_text
+from datadog_checks.prefect.api.models import TERMINAL, Event, TaskRun
 from datadog_checks.prefect.event_feed import INSTANT
 from datadog_checks.prefect.inventory import Recent
-from datadog_checks.prefect.scopes import Scope, Tags
+from datadog_checks.prefect.scopes import Scope, task_run_tags
 from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.transitions import (
     Transition,
@@ -29,12 +27,6 @@ from datadog_checks.prefect.transitions import (
 from .base import Collector, Context, TransitionCollector
 
 STATE_GAUGES = {"PENDING": "task_runs.pending", "RUNNING": "task_runs.running", "PAUSED": "task_runs.paused"}
-CODE_HASH = re.compile(r"-(?:[0-9a-f]{8}|unknown)$")
-
-
-def task_run_tags(scope: Scope, task_key: str | None) -> Tags:
-    """The tags of a task run: its flow run's, and what the task is called."""
-    return scope.tags(task_key=task_key, task_name=CODE_HASH.sub("", task_key) if task_key else None)
 
 
 class TaskRunStates(Collector):
@@ -44,15 +36,15 @@ class TaskRunStates(Collector):
     owned = tuple(STATE_GAUGES.values())
 
     def collect(self, sheet: Sheet) -> None:
-        task_runs = self.context.board.active_tasks()
-        scopes = self.context.inventory.scopes_by_run_id({run.flow_run_id for run in task_runs if run.flow_run_id})
-        totals: Counter[tuple[str, Tags]] = Counter()
-        for run in task_runs:
-            scope = scopes.get(run.flow_run_id, Scope()) if run.flow_run_id else Scope()
-            if scope is not None and run.state_type in STATE_GAUGES:
-                totals[STATE_GAUGES[run.state_type], task_run_tags(scope, run.task_key)] += 1
-        for (gauge, tags), total in totals.items():
-            sheet.add(gauge, total, tags)
+        totals = self.context.task_board.totals()
+        if totals is None:
+            self.context.warn(f"{self.subject}: there are so many that they are not all known yet")
+            for gauge in self.owned:
+                sheet.withhold_zeros(gauge)
+            return
+        for (state_type, tags), total in totals.items():
+            if tags is not None:
+                sheet.add(STATE_GAUGES[state_type], total, tags)
 
 
 class TaskRunTransitions(TransitionCollector):
@@ -101,7 +93,7 @@ class TaskRunTransitions(TransitionCollector):
     def take_objects(self, sheet: Sheet, since: datetime) -> None:
         transitions = [
             transition
-            for task_run in [*self.context.board.active_tasks(), *self._ended(since)]
+            for task_run in [*self.context.task_board.fresh(), *self._ended(since)]
             for transition in (self._start(task_run), task_end(task_run))
             if transition is not None and not self.is_counted(transition)
         ]
@@ -132,15 +124,9 @@ class TaskRunTransitions(TransitionCollector):
     def _ended(self, since: datetime) -> list[TaskRun]:
         if not self._objects_tell_ends:
             return []
-        no_subflows = {"subflow_runs": {"exists_": False}}
-        never_ran = {
-            "state": {"type": {"any_": sorted(TERMINAL)}},
-            "end_time": {"is_null_": True},
-            "expected_start_time": {"after_": utc_text(since - self.decided_within)},
-        }
         try:
-            ran = self.context.api.task_runs({"end_time": {"after_": utc_text(since)}, **no_subflows})
-            return ran + self.context.api.task_runs({**never_ran, **no_subflows})
+            ran = self.context.api.ended_task_runs(since)
+            return ran + self.context.api.task_runs_that_never_ran(TERMINAL, since - self.decided_within)
         except Rejected as refusal:
             if refusal.status != 422:
                 raise

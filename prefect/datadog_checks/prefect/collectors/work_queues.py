@@ -47,11 +47,8 @@ class Backlogs(Collector):
     def collect(self, sheet: Sheet) -> None:
         inventory, board = self.context.inventory, self.context.board
         queues = inventory.queues()
-        # The due runs are read first: one that becomes pending in between is then seen in either reading or in both.
-        due = board.due(self.context.now())
-        runs = {run.id: run for run in [*due, *board.active()]}
         now = self.context.now()
-        waiting = waiting_by_queue(runs.values(), now)
+        waiting = waiting_by_queue([*board.waiting(), *board.active()], now)
         for queue in queues:
             since = waiting.get(queue.id, [])
             tags = queue_tags(queue, with_status=True)

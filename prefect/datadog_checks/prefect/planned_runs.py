@@ -1,0 +1,238 @@
+"""How many flow runs are planned for later, known without reading them in each check run.
+
+The planned runs of a deployment are read once, and their times remembered. After that the server's totals tell whether
+what is known is still true: runs come due at times that are known, and nothing else happens to most of them. Where a
+total differs, it is taken apart until the deployments are found, whose runs are read again. First those are looked at
+that the scheduler is likely to have planned for, because one of their runs came due.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+
+from .api.errors import ApiError, OutOfTime
+from .api.models import FlowRun
+from .api.prefect import PrefectApi
+from .inventory import Inventory
+from .run_board import WAITING_NAMES
+from .scopes import Tags
+from .survey import MOST_IDS, Survey
+
+# A full page takes the server some 60 ms.
+PAGES_AT_ONCE = 7
+RUNS_AT_ONCE = 180  # of a page's 200, since one that is full is followed by another
+RUNS_OF_A_DEPLOYMENT = 20  # is what is guessed before any are read
+# So few are sooner read than taken apart.
+FEW = 50
+MOST_REQUESTS = 12
+# Where there is no total that would tell that there is nothing to be found.
+FEWER_REQUESTS = 4
+INSTANT = timedelta(microseconds=1)
+
+# In place of a deployment's id for the runs that have none.
+NO_DEPLOYMENT = ""
+
+Times = dict[Tags | None, "array[float]"]
+
+
+@dataclass
+class _Reading:
+    """The planned runs of some deployments, on the way, which may take several looks."""
+
+    ids: list[str]
+    pages: Iterator[list[FlowRun]]
+    times: dict[str, dict[Tags | None, list[float]]] = field(default_factory=dict)
+
+
+class PlannedRuns:
+    """`look` brings what is known up to date; what it does not know yet of a large server comes in later looks."""
+
+    def __init__(self, api: PrefectApi, inventory: Inventory) -> None:
+        self._api = api
+        self._inventory = inventory
+        # When runs are to start, in order, by deployment and tags; the tags are None for unwanted runs.
+        self._times: dict[str, Times] = {}
+        self._unread: OrderedDict[str, None] = OrderedDict({NO_DEPLOYMENT: None})
+        self._to_read_again: OrderedDict[str, None] = OrderedDict()
+        self._reading: _Reading | None = None
+        self._pages_left = 0
+        self._came_due: OrderedDict[str, None] = OrderedDict()
+        self._waiting: Counter[str] = Counter()
+        self._due_by: datetime | None = None
+        self._survey_from = 0
+        self._unexplained = self._difference = 0
+
+    def knows(self, deployment_id: str | None) -> bool:
+        """Whether the planned runs of this deployment, or those of none, have been counted."""
+        return (deployment_id or NO_DEPLOYMENT) in self._times
+
+    @property
+    def unknown(self) -> int:
+        """How many deployments there are whose planned runs have not been counted."""
+        return len(self._unread) - (NO_DEPLOYMENT in self._unread)
+
+    def totals(self) -> Mapping[Tags, int]:
+        """How many runs are planned, by their tags, as far as they have been counted."""
+        totals: dict[Tags, int] = {}
+        for times_by_tags in self._times.values():
+            for tags, times in times_by_tags.items():
+                if tags is not None:
+                    totals[tags] = totals.get(tags, 0) + len(times)
+        return totals
+
+    def look(
+        self,
+        deployments: Collection[str],
+        changed: Collection[str],
+        are_all: bool,
+        due_by: datetime,
+        waiting: Collection[FlowRun],
+    ) -> None:
+        """Bring what is known up to date for runs that are to start later than `due_by`. Raises `ApiError`.
+
+        `deployments` are the ids of those to know, which may not be all; `changed` of those that came, went, or are not
+        what they were. `waiting` are runs that are known otherwise.
+        """
+        self._pages_left = PAGES_AT_ONCE
+        self._due_by = due_by
+        later = [run for run in waiting if run.next_scheduled_start_time and run.next_scheduled_start_time > due_by]
+        self._waiting = Counter(run.deployment_id or NO_DEPLOYMENT for run in later)
+        self._forget_past()
+        self._note_changes(deployments, changed)
+        self._read(self._to_read_again)
+        self._verify(are_all)
+        self._read(self._to_read_again)
+        # What is known is true without it; the rest comes in the next look.
+        with suppress(OutOfTime):
+            self._read(self._unread)
+
+    def _forget_past(self) -> None:
+        past = self._now.timestamp()
+        for identity, times_by_tags in self._times.items():
+            for times in times_by_tags.values():
+                if times and times[0] <= past:
+                    del times[: bisect_right(times, past)]
+                    self._came_due[identity] = None
+                    self._came_due.move_to_end(identity)
+
+    def _note_changes(self, deployments: Collection[str], changed: Collection[str]) -> None:
+        for identity in changed:
+            if identity not in deployments:
+                for known in (self._times, self._unread, self._to_read_again, self._came_due):
+                    known.pop(identity, None)
+            elif identity in self._times:
+                self._to_read_again[identity] = None
+        self._unread.update(dict.fromkeys(identity for identity in deployments if identity not in self._times))
+
+    # Is it still true?
+
+    def _verify(self, are_all: bool) -> None:
+        total: int | None = None
+        if are_all and not self._unread and not self._to_read_again:
+            total = self._api.count_planned(self._now + INSTANT)
+            if self._explains(total):
+                return
+        survey = Survey(
+            count=self._count,
+            known=self._number_of,
+            found=lambda ids: self._to_read_again.update(dict.fromkeys(ids)),
+            small_enough=FEW,
+            requests=FEWER_REQUESTS if total is None else MOST_REQUESTS,
+        )
+        if total is not None and self._came_due:
+            survey.look_into(list(islice(reversed(self._came_due), MOST_IDS)))
+            self._read(self._to_read_again)
+            if self._explains(total):
+                return
+        stopped_at = survey.look_into(sorted(self._times), self._survey_from)
+        self._survey_from = stopped_at or 0
+        if total is not None and stopped_at is None and not self._to_read_again:
+            # Nothing is found that accounts for it; if it stays so, it is not looked for again.
+            difference = total - self._total_known()
+            self._unexplained = difference if difference == self._difference else 0
+            self._difference = difference
+
+    def _explains(self, total: int) -> bool:
+        return total == self._total_known() + self._unexplained
+
+    def _total_known(self) -> int:
+        planned = sum(len(times) for times_by_tags in self._times.values() for times in times_by_tags.values())
+        return planned + sum(self._waiting.values())
+
+    def _count(self, ids: Sequence[str]) -> int:
+        after = self._now + INSTANT
+        with_deployment = [identity for identity in ids if identity != NO_DEPLOYMENT]
+        number = self._api.count_planned_of(with_deployment, after) if with_deployment else 0
+        return number + (self._api.count_planned_of(None, after) if NO_DEPLOYMENT in ids else 0)
+
+    def _number_of(self, ids: Collection[str]) -> int:
+        planned = sum(len(times) for identity in ids for times in self._times[identity].values())
+        return planned + sum(number for identity, number in self._waiting.items() if identity in ids)
+
+    # Reading
+
+    def _read(self, queue: Collection[str]) -> None:
+        while self._pages_left > 0:
+            if self._reading is None:
+                if not queue:
+                    return
+                ids = self._first_of(queue)
+                of = None if ids == [NO_DEPLOYMENT] else ids
+                self._reading = _Reading(ids, self._api.planned_flow_runs(of, self._now + INSTANT))
+            self._read_page(self._reading)
+
+    def _first_of(self, queue: Collection[str]) -> list[str]:
+        """As many deployments as have about a page of runs."""
+        if NO_DEPLOYMENT in queue:
+            return [NO_DEPLOYMENT]
+        others = len(self._times) - 1
+        average = self._total_known() / others if others > 0 else RUNS_OF_A_DEPLOYMENT
+        ids: list[str] = []
+        expected = 0.0
+        for identity in islice(queue, MOST_IDS):
+            expected += self._number_of([identity]) if identity in self._times else average
+            if ids and expected > RUNS_AT_ONCE:
+                break
+            ids.append(identity)
+        return ids
+
+    def _read_page(self, reading: _Reading) -> None:
+        try:
+            runs = next(reading.pages, None)
+            if runs is not None:
+                self._pages_left -= 1
+                self._note_times(reading, runs)
+                return
+        except ApiError:
+            self._reading = None
+            raise
+        self._reading = None
+        past = self._now.timestamp()
+        for identity in reading.ids:
+            found = reading.times.get(identity, {})
+            self._times[identity] = {
+                tags: array("d", sorted(time for time in times if time > past)) for tags, times in found.items()
+            }
+            for queue in (self._unread, self._to_read_again, self._came_due):
+                queue.pop(identity, None)
+
+    def _note_times(self, reading: _Reading, runs: Collection[FlowRun]) -> None:
+        scopes = self._inventory.run_scopes(runs, remember=False)
+        for run in runs:
+            if run.next_scheduled_start_time is not None and run.state_name not in WAITING_NAMES:
+                scope = scopes[run.id]
+                of_deployment = reading.times.setdefault(run.deployment_id or NO_DEPLOYMENT, {})
+                times = of_deployment.setdefault(scope.tags() if scope else None, [])
+                times.append(run.next_scheduled_start_time.timestamp())
+
+    @property
+    def _now(self) -> datetime:
+        assert self._due_by is not None, "before the first look"
+        return self._due_by
