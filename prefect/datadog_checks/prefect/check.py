@@ -24,6 +24,7 @@ from .collectors import COLLECTORS, Collector, Context, Events, Server
 from .config_models import ConfigMixin
 from .deployment_watch import DeploymentWatch
 from .event_feed import Reach
+from .event_gate import EventGate
 from .inventory import Inventory
 from .metrics import NAMESPACE
 from .run_board import RunBoard
@@ -56,6 +57,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._inventory.begin_run()
         self._board.begin_run()
         self._task_board.begin_run()
+        self._gate.begin_run()
         self._run(self._server)
         self._require_prefect()
         failures = [failure for collector in self._collectors if (failure := self._run(collector))]
@@ -74,13 +76,15 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._submitter = Submitter(self, settings.tags, self._restore_vanished())
         self._task_board = TaskBoard(self._api, self._inventory)
         reach = Reach(settings.event_lookback, settings.max_catch_up)
+        self._gate = EventGate(self._api, reach)
         context = Context(
             self._api,
             settings,
             self._inventory,
             self._board,
             self._task_board,
-            DeploymentWatch(self._api, self._inventory, reach, settings.interval),
+            DeploymentWatch(self._api, self._inventory, self._gate, reach, settings.interval),
+            self._gate,
             self._store,
             self.warning,
         )

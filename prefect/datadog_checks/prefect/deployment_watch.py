@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from .api.models import Deployment, Event
 from .api.prefect import PrefectApi
 from .event_feed import EventFeed, Reach
+from .event_gate import DEPLOYMENT_DELETED, EventGate, Mark
 from .inventory import Inventory
 from .scopes import resource_kind_and_id
 from .survey import Survey
@@ -28,17 +29,20 @@ MOST_REQUESTS = 12
 TOLERANCE = timedelta(seconds=10)
 
 STATUSES = {"prefect.deployment.ready": "READY", "prefect.deployment.not-ready": "NOT_READY"}
-DELETED = "prefect.deployment.deleted"
 
 
 class DeploymentWatch:
     """`look` brings `known` up to date, by id; what it does not know yet of a large server comes in later looks."""
 
-    def __init__(self, api: PrefectApi, inventory: Inventory, reach: Reach, interval: timedelta) -> None:
+    def __init__(
+        self, api: PrefectApi, inventory: Inventory, gate: EventGate, reach: Reach, interval: timedelta
+    ) -> None:
         self._api = api
         self._inventory = inventory
+        self._gate = gate
+        self._mark: Mark | None = None
         self._interval = interval
-        self._feed = EventFeed(api, {"event": {"name": [*STATUSES, DELETED]}}, None, reach)
+        self._feed = EventFeed(api, {"event": {"name": [*STATUSES, DEPLOYMENT_DELETED]}}, None, reach)
         self.known: dict[str, Deployment] = {}
         self.total = 0
         self._status_since: dict[str, datetime] = {}
@@ -61,21 +65,34 @@ class DeploymentWatch:
     def look(self) -> None:
         """See what changed, and learn more of what is not known yet. Raises `ApiError`."""
         self._looks += 1
-        if self.known:
+        is_quiet = self._read_events()
+        # While nothing happens, one of two looks is enough for each of them.
+        if self.known and not (is_quiet and self._looks % 2):
             self._read_newest()
-        reading = self._feed.read(self._interval)
-        for event in reading.events:
-            self._apply(event)
-        self._feed.commit(reading.events)
-        self.total = self._api.count_deployments()
+        has_total = not (is_quiet and self.known and self._looks % 2 == 0)
+        if has_total:
+            self.total = self._api.count_deployments()
         if self._offset is not None:
             self._learn()
-        elif self.total > len(self.known):
+        elif has_total and self.total > len(self.known):
             self._offset = 0
         elif self._looks % LOOKS_BETWEEN == 0:
             self._read_again(list(self.known)[:READ_AGAIN])
-        if self.is_complete and self.total < len(self.known):
+        if has_total and self.is_complete and self.total < len(self.known):
             self._find_deleted()
+
+    def _read_events(self) -> bool:
+        """Whether there was nothing to read."""
+        mark = self._gate.mark()
+        is_quiet = mark is not None and mark == self._mark
+        reading = self._feed.read(self._interval, is_quiet)
+        for event in reading.events:
+            self._apply(event)
+        self._feed.commit(reading.events)
+        if reading.events or reading.behind:
+            self._gate.note_news()
+        self._mark = None if reading.behind else mark
+        return is_quiet
 
     def _read_newest(self) -> None:
         offset, at_most = 0, 1
@@ -120,7 +137,7 @@ class DeploymentWatch:
         known = self.known.get(identity)
         if known is None:
             return
-        if event.event == DELETED:
+        if event.event == DEPLOYMENT_DELETED:
             self._drop([identity])
         elif event.occurred >= self._status_since[identity] - TOLERANCE:
             status = STATUSES.get(event.event)

@@ -26,6 +26,8 @@ MOST_READ_AT_ONCE = 10_000
 INSTANT = timedelta(microseconds=1)
 
 KeyOf = Callable[[Event], str]
+# Buckets of time, from the first to before the second.
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class EventFeed:
         self._read_at: datetime | None = None
         self._window_start: datetime | None = None
         self._given_out = 0
+        self._expects_news = True
+        self._left_off: Span | None = None
         if saved is not None:
             try:
                 self._start = aware_moment(saved["start"])
@@ -85,8 +89,11 @@ class EventFeed:
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"damaged: {error}") from None
 
-    def read(self, first_interval: timedelta) -> Reading:
-        """What is new; `first_interval` is how far back a feed without a past begins. Raises `ApiError`."""
+    def read(self, first_interval: timedelta, is_quiet: bool = False) -> Reading:
+        """What is new; `first_interval` is how far back a feed without a past begins. Raises `ApiError`.
+
+        `is_quiet` says that it is known that nothing has become visible since the last reading.
+        """
         now = self._api.now()
         if self._start is None or self._start > now + self._reach.lookback:
             # A server whose clock was set back by hours is a new beginning.
@@ -97,8 +104,10 @@ class EventFeed:
         looked = min(now, self._through) if self._through else now
         since = max(self._start, start_of(bucket_of(looked - self._reach.lookback)))
         search = _Search(self._api, self._criteria, self._seen, self._key_of, since, now + self._reach.lookback)
-        behind = search.run()
-        too_late = 0 if search.must_stop() else self._closed.count_arrivals(self._total_of)
+        behind = 0 if is_quiet else search.run(self._expects_news, self._left_off)
+        self._left_off = search.left_off
+        too_late = 0 if is_quiet or search.must_stop() else self._closed.count_arrivals(self._total_of)
+        self._expects_news = bool(search.found or behind)
         self._read_at, self._window_start, self._given_out = now, since, len(search.found) + behind
         events = sorted(search.found, key=lambda event: event.occurred)
         return Reading(events, behind, lost, too_late)
@@ -187,10 +196,20 @@ class _Search:
         self._stop_at = api.seconds_left() / 2
         self.found: list[Event] = []
         self._found = Marks()
+        # Where something is that there was no time to find.
+        self.left_off: Span | None = None
 
-    def run(self) -> int:
-        """Collect new events in `found`; returns how many the server has that were left for next time."""
+    def run(self, expects_news: bool, left_off: Span | None = None) -> int:
+        """Collect new events in `found`; returns how many the server has that were left for next time.
+
+        Where no news is expected, the total is asked for before a page is. What another search had `left_off` is looked
+        into before the rest is.
+        """
         first, end = bucket_of(self._since), bucket_of(self._until) + 1
+        if not expects_news:
+            total = self._first_page(self._since, self._until, 0).total
+            if total == self._seen.count(first, end):
+                return 0
         page = self._first_page(self._since, self._until, EVENTS_PAGE_SIZE)
         if page.total < self._seen.count(first, end):
             # Events that were read are gone, as after a restored backup: totals can only be compared afresh.
@@ -198,6 +217,8 @@ class _Search:
             return 0
         oldest = self._read_while_new(page, first, end)
         if oldest is not None:
+            if left_off is not None:
+                self._look_into(max(left_off[0], first), left_off[1])
             end_of_rest = min(end, bucket_of(oldest) + 1)
             # Where the last reading stopped for lack of time, what is new begins at the oldest known event.
             edge = min(self._seen.oldest_bucket(first), end_of_rest)
@@ -221,20 +242,27 @@ class _Search:
                 return None
             page = following
 
-    def _look_into(self, first: int, end: int) -> None:
+    def _look_into(self, first: int, end: int, total: int | None = None) -> None:
         """Find what arrived late in the buckets from `first` to before `end`, halving the span by totals."""
-        if first >= end or self.must_stop():
+        if first >= end:
+            return
+        if self.must_stop():
+            self.left_off = self.left_off or (first, end)
             return
         since, until = max(self._since, start_of(first)), min(self._until, start_of(end) - INSTANT)
         known = self._known(first, end)
-        if self._first_page(since, until, 0).total <= known:
+        if total is None:
+            total = self._first_page(since, until, 0).total
+        if total <= known:
             return
         if known == 0:
             self._read_while_new(self._first_page(since, until, EVENTS_PAGE_SIZE), first, end)
         elif end - first > 1:
             middle = (first + end) // 2
-            self._look_into(middle, end)
-            self._look_into(first, middle)
+            newer = self._first_page(start_of(middle), until, 0).total
+            # The older half is looked into first: it is the next that will be out of reach.
+            self._look_into(first, middle, total - newer)
+            self._look_into(middle, end, newer)
         else:
             for event in self._all(since, until):
                 self._take(event)

@@ -62,6 +62,11 @@ class RunBoard:
         """Which runs' time has come; later ones are planned."""
         return self._look().due_by
 
+    def is_idle(self) -> bool:
+        """Whether no run is active, and as far as was asked, none ended."""
+        seen = self._look()
+        return not seen.active and not seen.ended
+
     def _look(self, ended_since: datetime | None = None) -> Board:
         if self._seen is None:
             try:

@@ -22,6 +22,7 @@ from datadog_checks.prefect.collectors.flow_runs import FlowRunTransitions
 from datadog_checks.prefect.collectors.task_runs import TaskRunTransitions
 from datadog_checks.prefect.deployment_watch import DeploymentWatch
 from datadog_checks.prefect.event_feed import Reach
+from datadog_checks.prefect.event_gate import EventGate
 from datadog_checks.prefect.inventory import Inventory
 from datadog_checks.prefect.run_board import RunBoard
 from datadog_checks.prefect.settings import Settings
@@ -130,9 +131,12 @@ class CountingHistories(RuleBasedStateMachine):
         inventory = Inventory(self.server, options.filters)
         store = StateStore(lambda name: self.stored.get(name, ""), self.stored.__setitem__, self.fail_on_warning)
         board, task_board = RunBoard(self.server), TaskBoard(self.server, inventory)
-        deployments = DeploymentWatch(self.server, inventory, Reach(), options.interval)
-        context = Context(self.server, options, inventory, board, task_board, deployments, store, lambda message: None)
-        self.looks = (inventory, board, task_board)
+        gate = EventGate(self.server, Reach())
+        deployments = DeploymentWatch(self.server, inventory, gate, Reach(), options.interval)
+        context = Context(
+            self.server, options, inventory, board, task_board, deployments, gate, store, lambda message: None
+        )
+        self.looks = (inventory, board, task_board, gate)
         self.collectors: list[TransitionCollector] = [FlowRunTransitions(context), TaskRunTransitions(context)]
 
     def fail_on_warning(self, message: str) -> None:

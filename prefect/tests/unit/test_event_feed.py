@@ -112,7 +112,18 @@ def test_more_events_than_a_page_holds_are_read_page_by_page(
     endpoint.requests.clear()
     names = spread(endpoint, number)
     assert take(feed) == names
-    assert endpoint.requests == [("first", 0)] + [("next", offset) for offset in range(50, number, 50)]
+    # Where there was no news the last time, the total is asked for before a page is.
+    pages = [("next", offset) for offset in range(50, number, 50)]
+    assert endpoint.requests == [("total", 0), ("first", 0), *pages]
+
+
+def test_as_long_as_nothing_happens_only_the_total_is_asked_for(endpoint: EventsEndpoint, feed: EventFeed) -> None:
+    spread(endpoint, 120)
+    take(feed)
+    assert take(feed) == []
+    endpoint.requests.clear()
+    assert take(feed) == []
+    assert endpoint.requests == [("total", 0)]
 
 
 @pytest.mark.parametrize("minutes_ago", [0.5, 1, 5, 17, 30, 45, 59])

@@ -211,7 +211,7 @@ def test_reading_stops_when_half_of_the_time_is_used_and_goes_on_next_time(endpo
         given_out += ids(reading)
         if not reading.behind:
             break
-    assert (behind[0], behind[-1]) == (1000 - 50 * 8, 0)
+    assert (behind[0], behind[-1]) == (1000 - 50 * 7, 0)
     assert behind == sorted(set(behind), reverse=True)
     assert sorted(given_out) == names
 

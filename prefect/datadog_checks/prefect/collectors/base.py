@@ -13,6 +13,7 @@ from datadog_checks.prefect.api.models import Event
 from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.deployment_watch import DeploymentWatch
 from datadog_checks.prefect.event_feed import EventFeed, Reach, Reading, aware_moment
+from datadog_checks.prefect.event_gate import EventGate, Mark
 from datadog_checks.prefect.inventory import Inventory
 from datadog_checks.prefect.ledger import Ledger
 from datadog_checks.prefect.run_board import RunBoard
@@ -33,6 +34,7 @@ class Context:
     board: RunBoard
     task_board: TaskBoard
     deployments: DeploymentWatch
+    gate: EventGate
     store: StateStore
     warn: Callable[[str], None]
 
@@ -68,6 +70,11 @@ class FeedCollector(Collector):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._taken: list[Event] = []
+        # At which mark the feed was read to its end, and the one that it is read at.
+        self._mark: Mark | None = None
+        self._next_mark: Mark | None = None
+        # Whether nothing has happened since.
+        self.is_quiet = False
         try:
             self.restore(context.store.load(self.document()))
         except (ValueError, KeyError):
@@ -86,11 +93,21 @@ class FeedCollector(Collector):
     def take(self, sheet: Sheet, events: list[Event]) -> int:
         """Put on the sheet what the events mean; returns how many of them, from the first on, there was time for."""
 
+    def watches(self) -> bool:
+        """Whether the gate counts all events that are read here."""
+        return True
+
     def collect(self, sheet: Sheet) -> None:
-        reading = self._feed.read(self.context.settings.interval)
+        mark = self.context.gate.mark() if self.watches() else None
+        self.is_quiet = mark is not None and mark == self._mark
+        reading = self._feed.read(self.context.settings.interval, self.is_quiet)
         taken = self.take(sheet, reading.events)
         self._taken = reading.events[:taken]
-        self._report(reading, reading.behind + len(reading.events) - taken)
+        behind = reading.behind + len(reading.events) - taken
+        self._next_mark = None if behind else mark
+        if behind or reading.events:
+            self.context.gate.note_news()
+        self._report(reading, behind)
 
     def _report(self, reading: Reading, behind: int) -> None:
         if reading.lost:
@@ -108,6 +125,7 @@ class FeedCollector(Collector):
 
     def commit(self) -> None:
         self._feed.commit(self._taken)
+        self._mark = self._next_mark
         self.context.store.save(self.document(), self.memory())
 
     def memory(self) -> Document:
@@ -143,8 +161,11 @@ class TransitionCollector(FeedCollector):
         self._objects_read_at: datetime | None = None
 
     @abstractmethod
-    def take_objects(self, sheet: Sheet, since: datetime) -> None:
-        """Put on the sheet what the objects of runs tell that are not over, or ended after `since`."""
+    def take_objects(self, sheet: Sheet, since: datetime) -> bool:
+        """Put on the sheet what the objects of runs tell that are not over, or ended after `since`.
+
+        Returns whether all of these were read.
+        """
 
     @abstractmethod
     def identity(self, transition: Transition) -> str:
@@ -175,11 +196,13 @@ class TransitionCollector(FeedCollector):
         if through is not None and through <= self._objects_read_at:
             since = max(since, through - self.overlap)
         try:
-            self.take_objects(sheet, since)
+            has_read_all = self.take_objects(sheet, since)
         except OutOfTime as error:
+            has_read_all = False
+            self.context.warn(f"{self.subject}: {error}")
+        if not has_read_all:
             # What the events told is complete; the objects are looked at again next time, from where they stood.
             self._objects_read_at = through
-            self.context.warn(f"{self.subject}: {error}")
 
     def commit(self) -> None:
         came = {self.key_of(event): event.occurred for event in self._taken}

@@ -8,17 +8,12 @@ from typing import Any
 
 from datadog_checks.prefect.api.models import Deployment, Event, WorkPool, WorkQueue
 from datadog_checks.prefect.datadog_events import datadog_event
+from datadog_checks.prefect.event_gate import READINESS
 from datadog_checks.prefect.scopes import Tags, related_by_role, resource_kind_and_id, task_run_tags
 from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.transitions import transition_of
 
 from .base import FeedCollector
-
-READINESS = frozenset(
-    f"prefect.{kind}.{status}"
-    for kind in ("work-pool", "work-queue", "deployment")
-    for status in ("ready", "not-ready")
-)
 
 
 class Events(FeedCollector):
@@ -37,6 +32,9 @@ class Events(FeedCollector):
             return {}
         prefixes = ["prefect.flow-run.", "prefect.task-run.", *sorted(READINESS)]
         return {"event": {"prefix": prefixes, "exclude_prefix": ["prefect.flow-run.heartbeat"]}}
+
+    def watches(self) -> bool:
+        return self.context.settings.filters.events.include is None
 
     def take(self, sheet: Sheet, events: list[Event]) -> int:
         wanted = [event for event in events if self._selects(event)]

@@ -135,7 +135,7 @@ class FlowRunTransitions(TransitionCollector):
                 return number
         return len(events)
 
-    def take_objects(self, sheet: Sheet, since: datetime) -> None:
+    def take_objects(self, sheet: Sheet, since: datetime) -> bool:
         ended, active = self.context.board.ended(since), self.context.board.active()
         scopes = self.context.inventory.run_scopes([*ended, *active])
         for run in ended:
@@ -144,6 +144,7 @@ class FlowRunTransitions(TransitionCollector):
         for run in active:
             if scope := scopes[run.id]:
                 self._count_starts(sheet, run, scope)
+        return True
 
     def _count_end(self, sheet: Sheet, run: FlowRun, scope: Scope) -> None:
         transitions = transitions_of_ended(run)

@@ -29,6 +29,10 @@ from .base import Collector, Context, TransitionCollector
 STATE_GAUGES = {"PENDING": "task_runs.pending", "RUNNING": "task_runs.running", "PAUSED": "task_runs.paused"}
 
 
+# Where nothing runs, ended task runs whose events were lost are looked for only in one of so many check runs.
+IDLE_RUNS_BETWEEN = 4
+
+
 class TaskRunStates(Collector):
     """The task runs that are pending, running or paused now, without those that stand for subflows."""
 
@@ -69,6 +73,7 @@ class TaskRunTransitions(TransitionCollector):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._objects_tell_ends = True
+        self._idle_runs = 0
         self._first_starts: Recent[str, datetime] = Recent()
 
     def document(self) -> str:
@@ -90,10 +95,17 @@ class TaskRunTransitions(TransitionCollector):
             self._count(sheet, transition, scope, ends)
         return len(events)
 
-    def take_objects(self, sheet: Sheet, since: datetime) -> None:
+    def take_objects(self, sheet: Sheet, since: datetime) -> bool:
+        unfinished = self.context.task_board.fresh()
+        if not unfinished and self.is_quiet and self.context.board.is_idle():
+            self._idle_runs += 1
+        else:
+            self._idle_runs = 0
+        if self._idle_runs % IDLE_RUNS_BETWEEN:
+            return False
         transitions = [
             transition
-            for task_run in [*self.context.task_board.fresh(), *self._ended(since)]
+            for task_run in [*unfinished, *self._ended(since)]
             for transition in (self._start(task_run), task_end(task_run))
             if transition is not None and not self.is_counted(transition)
         ]
@@ -101,6 +113,7 @@ class TaskRunTransitions(TransitionCollector):
         ends = self._upstream_ends(transitions)
         for transition in transitions:
             self._count(sheet, transition, scopes.get(transition.flow_run_id or "", Scope()), ends)
+        return True
 
     def _start(self, task_run: TaskRun) -> Transition | None:
         if task_run.start_time is None or not task_run.run_count:

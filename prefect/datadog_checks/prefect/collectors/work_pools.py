@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from datadog_checks.prefect.api.models import Worker, WorkPool
 from datadog_checks.prefect.inventory import pool_tags
 from datadog_checks.prefect.scopes import tag_set
@@ -14,6 +16,8 @@ STATUS_GAUGES = {
     "NOT_READY": "work_pool.is_not_ready",
     "PAUSED": "work_pool.is_paused",
 }
+# The server can only be asked for the workers of one pool; so many pools are asked for at a time.
+SIDE_BY_SIDE = 8
 
 
 class WorkPools(Collector):
@@ -40,13 +44,17 @@ class Workers(Collector):
     )
 
     def collect(self, sheet: Sheet) -> None:
-        for pool in self.context.inventory.pools():
-            if pool.name is not None:
-                self._collect_pool(sheet, pool, pool.name)
-
-    def _collect_pool(self, sheet: Sheet, pool: WorkPool, pool_name: str) -> None:
         alive_since = self.context.now() - self.context.settings.worker_stale_after
-        workers = self.context.api.workers(pool_name, alive_since)
+        named = [(pool, pool.name) for pool in self.context.inventory.pools() if pool.name is not None]
+
+        def workers_of(pool: tuple[WorkPool, str]) -> list[Worker]:
+            return self.context.api.workers(pool[1], alive_since)
+
+        with ThreadPoolExecutor(SIDE_BY_SIDE, "prefect-workers") as executor:
+            for (pool, _), workers in zip(named, executor.map(workers_of, named), strict=True):
+                self._collect_pool(sheet, pool, workers)
+
+    def _collect_pool(self, sheet: Sheet, pool: WorkPool, workers: list[Worker]) -> None:
         tags = pool_tags(pool)
         for status, gauge in (("ONLINE", "workers.online"), ("OFFLINE", "workers.offline")):
             sheet.add(f"work_pool.{gauge}", sum(worker.status == status for worker in workers), tags)
