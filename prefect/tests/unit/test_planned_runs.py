@@ -1,0 +1,286 @@
+"""How many runs are planned, known without reading them: it follows whatever happens on a server in memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from datadog_checks.prefect import planned_runs, survey
+from datadog_checks.prefect.api.models import FlowRun
+from datadog_checks.prefect.api.prefect import PrefectApi
+from datadog_checks.prefect.inventory import Inventory
+from datadog_checks.prefect.planned_runs import PlannedRuns
+from datadog_checks.prefect.scopes import Scope
+
+from .builders import T0
+
+PAGE = 5
+LOOKS_ENOUGH = 60
+MINUTE = timedelta(minutes=1)
+
+
+class PlanningServer(PrefectApi):
+    """Runs that are planned, by their ids; requests are counted."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, FlowRun] = {}
+        self.deployments_made: set[str] = set()
+        self.requests = 0
+
+    def planned_flow_runs(self, deployment_ids: Collection[str] | None, after: datetime) -> Iterator[list[FlowRun]]:
+        done: set[str] = set()
+        while True:
+            self.requests += 1
+            found = [run for run in self._of(deployment_ids, after) if run.id not in done][:PAGE]
+            done.update(run.id for run in found)
+            yield found
+            if len(found) < PAGE:
+                return
+
+    def count_planned(self, after: datetime) -> int:
+        self.requests += 1
+        return sum(start(run) >= after for run in self.runs.values())
+
+    def count_planned_of(self, deployment_ids: Collection[str] | None, after: datetime) -> int:
+        self.requests += 1
+        return len(self._of(deployment_ids, after))
+
+    def _of(self, deployment_ids: Collection[str] | None, after: datetime) -> list[FlowRun]:
+        wanted = {None} if deployment_ids is None else set(deployment_ids)
+        found = [run for run in self.runs.values() if run.deployment_id in wanted and start(run) >= after]
+        return sorted(found, key=lambda run: (start(run), run.id))
+
+
+class Names(Inventory):
+    """Every run is wanted, and tagged with its deployment."""
+
+    def __init__(self) -> None:
+        pass
+
+    def run_scopes(self, runs: Collection[FlowRun], remember: bool = True) -> dict[str, Scope | None]:
+        return {run.id: Scope(deployment_id=run.deployment_id) for run in runs}
+
+
+def start(run: FlowRun) -> datetime:
+    assert run.next_scheduled_start_time is not None
+    return run.next_scheduled_start_time
+
+
+class Planning(RuleBasedStateMachine):
+    """A server on which runs are planned, come due, are deleted and wait, and one who looks now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = PlanningServer()
+        self.planned = PlannedRuns(self.server, Names())
+        self.now = T0
+        self.numbers = itertools.count()
+        self.known: set[str] = set()
+
+    @rule(number=st.integers(1, 12))
+    def make_deployments(self, number: int) -> None:
+        self.server.deployments_made |= {f"d{next(self.numbers):04}" for _ in range(number)}
+
+    @precondition(lambda self: self.server.deployments_made)
+    @rule(data=st.data(), number=st.integers(1, 8), waits=st.booleans())
+    def plan(self, data: st.DataObject, number: int, waits: bool) -> None:
+        deployment = data.draw(st.sampled_from([*sorted(self.server.deployments_made), None]))
+        for minutes in data.draw(st.lists(st.integers(1, 300), min_size=number, max_size=number)):
+            name = f"r{next(self.numbers):04}"
+            self.server.runs[name] = FlowRun(
+                id=name,
+                deployment_id=deployment,
+                state_type="SCHEDULED",
+                state_name="AwaitingRetry" if waits else "Scheduled",
+                next_scheduled_start_time=self.now + minutes * MINUTE,
+            )
+
+    @precondition(lambda self: self.server.runs)
+    @rule(data=st.data())
+    def delete_run(self, data: st.DataObject) -> None:
+        del self.server.runs[data.draw(st.sampled_from(sorted(self.server.runs)))]
+
+    @precondition(lambda self: self.server.deployments_made)
+    @rule(data=st.data(), keeps=st.booleans())
+    def pause_or_delete(self, data: st.DataObject, keeps: bool) -> None:
+        deployment = data.draw(st.sampled_from(sorted(self.server.deployments_made)))
+        self.server.runs = {name: run for name, run in self.server.runs.items() if run.deployment_id != deployment}
+        if not keeps:
+            self.server.deployments_made.discard(deployment)
+
+    @rule(minutes=st.integers(1, 90))
+    def pass_time(self, minutes: int) -> None:
+        self.now += minutes * MINUTE
+
+    @rule(are_all=st.booleans())
+    def look(self, are_all: bool) -> None:
+        self.server.requests = 0
+        deployments = set(self.server.deployments_made)
+        changed = deployments ^ self.known
+        self.known = deployments
+        waiting = [run for run in self.server.runs.values() if run.state_name == "AwaitingRetry"]
+        self.planned.look(deployments, changed, are_all, self.now, waiting)
+        # Each deployment of a part may have to be read by itself, and no run of the server is ever read whole.
+        assert self.server.requests <= planned_runs.PAGES_AT_ONCE + 2 * planned_runs.MOST_REQUESTS + 3
+
+    @precondition(lambda self: self.server.deployments_made)
+    @rule()
+    def settle(self) -> None:
+        """However much happened, in the end all is known."""
+        for _ in range(LOOKS_ENOUGH):
+            self.look(are_all=True)
+        assert self.planned.unknown == 0
+        assert self.planned.totals() == self.truth()
+
+    @invariant()
+    def what_is_not_known_is_absent(self) -> None:
+        for (tag,) in filter(None, self.planned.totals()):
+            assert self.planned.knows(tag.partition(":")[2])
+
+    def truth(self) -> dict[tuple[str, ...], int]:
+        later = [run for run in self.server.runs.values() if start(run) > self.now and run.state_name == "Scheduled"]
+        found = Counter(Scope(deployment_id=run.deployment_id).tags() for run in later)
+        known = {tags: total for tags, total in self.planned.totals().items() if total == 0}
+        return {**known, **found}
+
+
+def test_what_is_planned_is_known_in_the_end_whatever_happened(monkeypatch: Any) -> None:
+    monkeypatch.setattr(survey, "MOST_IDS", 8)
+    monkeypatch.setattr(planned_runs, "MOST_IDS", 8)
+    monkeypatch.setattr(planned_runs, "RUNS_AT_ONCE", 4)
+    monkeypatch.setattr(planned_runs, "FEW", 2)
+    run_state_machine_as_test(Planning, settings=settings(max_examples=150, stateful_step_count=25, deadline=None))
+
+
+def planned_at(server: PlanningServer, deployment: str, *minutes: float) -> None:
+    for number in minutes:
+        name = f"{deployment}-{len(server.runs)}"
+        server.runs[name] = FlowRun(
+            id=name,
+            deployment_id=deployment,
+            state_name="Scheduled",
+            state_type="SCHEDULED",
+            next_scheduled_start_time=T0 + number * MINUTE,
+        )
+    server.deployments_made.add(deployment)
+
+
+def test_as_long_as_nothing_happens_the_total_is_all_that_is_asked_for() -> None:
+    server = PlanningServer()
+    for number in range(30):
+        planned_at(server, f"d{number}", *range(60, 60 + number))
+    planned = PlannedRuns(server, Names())
+    for _ in range(LOOKS_ENOUGH):
+        planned.look(server.deployments_made, (), True, T0, ())
+    assert planned.unknown == 0
+    server.requests = 0
+    planned.look(server.deployments_made, (), True, T0 + timedelta(minutes=90, seconds=30), ())
+    assert server.requests == 1
+    assert sum(planned.totals().values()) == sum(start(run) > T0 + 90 * MINUTE for run in server.runs.values())
+
+
+def test_what_the_scheduler_adds_after_a_run_came_due_is_found_with_three_requests() -> None:
+    server = PlanningServer()
+    for number in range(300):
+        planned_at(server, f"d{number}", 60, 120)
+    planned_at(server, "early", 1, 61)
+    planned = PlannedRuns(server, Names())
+    for _ in range(LOOKS_ENOUGH):
+        planned.look(server.deployments_made, (), True, T0, ())
+    planned.look(server.deployments_made, (), True, T0 + 2 * MINUTE, ())
+    planned_at(server, "early", 121)
+    server.requests = 0
+    planned.look(server.deployments_made, (), True, T0 + 3 * MINUTE, ())
+    # The total, that of the deployment, and its runs.
+    assert server.requests == 3
+    assert planned.totals()["deployment_id:early",] == 2
+
+
+def known(server: PlanningServer) -> PlannedRuns:
+    """One who knows all that is planned."""
+    planned = PlannedRuns(server, Names())
+    for _ in range(LOOKS_ENOUGH):
+        planned.look(server.deployments_made, (), True, T0, ())
+    assert planned.unknown == 0
+    return planned
+
+
+def totals_of(planned: PlannedRuns) -> dict[str, int]:
+    return {tag.partition(":")[2]: total for (tag,), total in planned.totals().items()}
+
+
+def test_a_run_that_waits_is_not_planned_although_the_server_counts_it() -> None:
+    server = PlanningServer()
+    planned_at(server, "d", 60, 120, 180)
+    waiting = server.runs["d-1"].model_copy(update={"state_name": "AwaitingRetry"})
+    server.runs["d-1"] = waiting
+    planned = PlannedRuns(server, Names())
+    planned.look(["d"], (), True, T0, [waiting])
+    assert totals_of(planned) == {"d": 2}
+    server.requests = 0
+    planned.look(["d"], (), True, T0, [waiting])
+    assert (server.requests, totals_of(planned)) == (1, {"d": 2})
+
+
+def test_the_runs_of_a_deployment_that_is_gone_are_gone_in_the_same_look() -> None:
+    server = PlanningServer()
+    planned_at(server, "stays", 60)
+    planned_at(server, "goes", 60, 120)
+    planned = known(server)
+    server.runs = {name: run for name, run in server.runs.items() if run.deployment_id == "stays"}
+    server.requests = 0
+    planned.look(["stays"], ["goes"], True, T0, ())
+    assert (server.requests, totals_of(planned)) == (1, {"stays": 1})
+
+
+def test_a_deployment_that_changed_is_read_again_although_it_has_as_many_runs() -> None:
+    server = PlanningServer()
+    planned_at(server, "d", 60, 120)
+    planned = known(server)
+    server.runs.clear()
+    planned_at(server, "d", 300, 400)
+    planned.look(["d"], ["d"], True, T0, ())
+    planned.look(["d"], (), True, T0 + 200 * MINUTE, ())
+    assert totals_of(planned) == {"d": 2}
+
+
+def test_where_not_all_are_wanted_each_of_many_is_looked_at_in_turn() -> None:
+    server = PlanningServer()
+    for number in range(8 * survey.MOST_IDS):
+        server.deployments_made.add(f"d{number:05}")
+    planned_at(server, "d00000", 60)
+    planned = known(server)
+    planned_at(server, max(server.deployments_made), 60)
+    # Four requests a look, of which each tells of 512 deployments.
+    for _ in range(4):
+        planned.look(server.deployments_made, (), False, T0, ())
+    assert len(planned.totals()) == 2
+
+
+def test_what_nobody_can_explain_is_not_looked_for_in_each_look() -> None:
+    server = PlanningServer()
+    planned_at(server, "d", 60, 120)
+    planned_at(server, "of one that is gone", 60)
+    planned = PlannedRuns(server, Names())
+    for _ in range(4):
+        planned.look(["d"], (), True, T0, ())
+    server.requests = 0
+    planned.look(["d"], (), True, T0, ())
+    assert (server.requests, totals_of(planned)) == (1, {"d": 2})
+
+
+def test_a_deployment_with_more_runs_than_a_look_reads_is_counted_when_all_are_read() -> None:
+    server = PlanningServer()
+    planned_at(server, "many", *range(60, 60 + PAGE * planned_runs.PAGES_AT_ONCE))
+    planned = PlannedRuns(server, Names())
+    planned.look(["many"], (), True, T0, ())
+    assert (planned.unknown, totals_of(planned)) == (1, {})
+    planned.look(["many"], (), True, T0, ())
+    assert (planned.unknown, totals_of(planned)) == (0, {"many": PAGE * planned_runs.PAGES_AT_ONCE})
