@@ -84,6 +84,9 @@ clean: ## Remove what make made
 .venvs/ddev/.stamp: requirements/ddev.txt .ci/make-venv
 	@.ci/make-venv ddev "$$(.ci/find-python 3.13)"
 
+.venvs/server-%/.stamp: requirements/server-%.txt .ci/make-venv
+	@.ci/make-venv server-$* "$$(.ci/find-python 3.12)"
+
 .venvs/server/.stamp: requirements/server.txt .ci/make-venv
 	@.ci/make-venv server $(PYTHON)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from datadog_checks.base import AgentCheck
@@ -22,6 +20,7 @@ from .api.prefect import PrefectApi
 from .clock import ServerClock
 from .collectors import COLLECTORS, Collector, Context, Events, Server
 from .config_models import ConfigMixin
+from .credentials import secrets_of
 from .inventory import Inventory
 from .metrics import NAMESPACE
 from .run_board import RunBoard
@@ -30,8 +29,6 @@ from .state_store import StateStore
 from .submitter import Sheet, Submitter, VanishedTagSets
 
 VANISHED = "vanished_tag_sets"
-# Shorter ones could stand by chance in any text that is to be cleaned of them.
-SHORTEST_SECRET = 6
 
 
 class PrefectCheck(AgentCheck, ConfigMixin):
@@ -41,7 +38,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     def __init__(self, name: str, init_config: dict[str, Any], instances: list[dict[str, Any]]) -> None:
         super().__init__(name, init_config, instances)
-        for secret in _secrets_of(self.instance or {}):
+        for secret in secrets_of(self.instance or {}, self.init_config or {}):
             self.register_secret(secret)
         self.check_initializations.append(self._set_up)
 
@@ -63,7 +60,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     def _set_up(self) -> None:
         self._settings = settings = Settings.of(self.config)
-        self._api = PrefectApi(Client(self.http, settings.url, ServerClock(), settings.headers))
+        self._api = PrefectApi(Client(self.http, settings.url, ServerClock(), settings.headers, settings.credentials))
         self._inventory = Inventory(self._api, settings.filters)
         self._board = RunBoard(self._api)
         self._store = StateStore(self.read_persistent_cache, self.write_persistent_cache, self.warning)
@@ -126,16 +123,3 @@ class PrefectCheck(AgentCheck, ConfigMixin):
     @AgentCheck.metadata_entrypoint
     def _submit_version(self, version: str) -> None:
         self.set_metadata("version", version)
-
-
-def _secrets_of(instance: Mapping[str, Any]) -> Iterator[str]:
-    """What must not show in any message: passwords, and what headers carry."""
-    password = instance.get("password")
-    secrets = [password, base64.b64encode(f"{instance.get('username')}:{password}".encode()).decode()]
-    for option in ("headers", "extra_headers", "custom_headers"):
-        headers = instance.get(option)
-        if isinstance(headers, Mapping):
-            secrets += headers.values()
-    for secret in secrets:
-        if isinstance(secret, str) and len(secret) >= SHORTEST_SECRET:
-            yield secret

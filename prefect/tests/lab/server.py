@@ -42,21 +42,23 @@ class PrefectServer:
     entry, stopped and removed on exit. `stop` and `start` in between keep home and port: the server was down.
     """
 
-    def __init__(self, env: Mapping[str, str] | None = None, port: int | None = None) -> None:
+    def __init__(self, env: Mapping[str, str] | None = None, port: int | None = None, host: str = HOST) -> None:
         self._programs = programs_folder()
         self._extra = dict(env or {})
         self.folder = Path(tempfile.mkdtemp(prefix="prefect-lab-"))
         self.home = self.folder / "home"
         self.home.mkdir()
         (self.folder / "tmp").mkdir()
-        self.port = port or free_port()
+        self.host = host
+        self.port = port or free_port(host)
         self.log_path = self.folder / "server.log"
-        command = self.command("python", "-c", _SERVE, "server", "start", "--host", HOST, "--port", str(self.port))
+        command = self.command("python", "-c", _SERVE, "server", "start", "--host", host, "--port", str(self.port))
         self._process = LabProcess(command, self.environment(), self.home, self.log_path)
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
     @property
     def api_url(self) -> str:
@@ -83,8 +85,8 @@ class PrefectServer:
 
     def start(self) -> None:
         """Start the server and return when its API answers. Raises `LabError` when it does not come up."""
-        if not port_is_free(self.port):
-            raise LabError(f"Port {self.port} on {HOST} is taken by another program.")
+        if not port_is_free(self.port, self.host):
+            raise LabError(f"Port {self.port} on {self.host} is taken by another program.")
         try:
             self._process.start()
         except OSError as error:
@@ -118,8 +120,8 @@ class PrefectServer:
             "HOME": str(self.home),
             "TMPDIR": str(self.folder / "tmp"),  # workers leave things behind
             "PATH": os.pathsep.join([str(self._programs), os.environ.get("PATH", os.defpath)]),
-            "NO_PROXY": HOST,
-            "no_proxy": HOST,
+            "NO_PROXY": self.host,
+            "no_proxy": self.host,
             "DO_NOT_TRACK": "1",
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.api_url,
@@ -155,20 +157,24 @@ def programs_folder() -> Path:
     return folder
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
+def free_port(host: str = HOST) -> int:
+    """A port of that address that nobody uses at the moment."""
+    with _probe(host) as probe:
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def port_is_free(port: int) -> bool:
-    """Whether a server could listen on `port` of the loopback interface."""
-    with socket.socket() as probe:
+def port_is_free(port: int, host: str = HOST) -> bool:
+    """Whether a server could listen on `port` of that address."""
+    with _probe(host) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True
+
+
+def _probe(host: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -1,0 +1,1 @@
+"""Config discovery goes by ports, as the specification declares: no strategy of its own is needed."""
