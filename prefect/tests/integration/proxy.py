@@ -74,6 +74,7 @@ class Proxy(RespondingServer):
         super().__init__(self._respond, tls)
         self._target = target
         self._prefix = prefix
+        self._withheld: set[str] = set()
         self.passed: list[tuple[Request, int]] = []
         self._lock = threading.Lock()
         self._faults: list[tuple[re.Pattern[str], Fault, int | None]] = []
@@ -82,6 +83,10 @@ class Proxy(RespondingServer):
         """Let `fault` change the answers to paths in which the pattern `path` is found, all or the next `times`."""
         with self._lock:
             self._faults.append((re.compile(path), fault, times))
+
+    def withhold(self, header: str) -> None:
+        """Pass this header of requests on no more."""
+        self._withheld.add(header)
 
     def heal(self) -> None:
         with self._lock:
@@ -109,7 +114,8 @@ class Proxy(RespondingServer):
             return applied
 
     def _forward(self, request: Request) -> Answer:
-        headers = {name: request.headers[name] for name in FORWARDED_HEADERS if name in request.headers}
+        forwarded = [name for name in FORWARDED_HEADERS if name in request.headers and name not in self._withheld]
+        headers = {name: request.headers[name] for name in forwarded}
         with requests.Session() as session:
             session.trust_env = False  # neither a proxy nor a .netrc
             answer = session.request(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def test_a_server_with_larger_pages_than_usual_is_read_whole(
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     for _ in range(more_than_the_usual_page):
         api.create_flow_run(flow["id"], run_state("SCHEDULED", scheduled_time=tomorrow))
-    assert len(api.flow_runs(flow_runs={"flow_id": {"any_": [flow["id"]]}})) == more_than_the_usual_page
+    assert len(api.flow_runs(flows={"id": {"any_": [flow["id"]]}})) == more_than_the_usual_page
     result = agent(prefect_url=unusual_server.api_url).run()
     assert (result.error, result.warnings) == ("", [])
     assert result.gauge("flow_runs.scheduled", flow_id=flow["id"]) == more_than_the_usual_page

@@ -57,7 +57,7 @@ class QuietHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.respond()
 
-    do_POST = do_GET  # noqa: N815 - the name that http.server calls
+    do_POST = do_CONNECT = do_GET  # noqa: N815 - the names that http.server calls
 
     def log_message(self, *_: Any) -> None:
         pass

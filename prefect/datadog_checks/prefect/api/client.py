@@ -59,6 +59,8 @@ CLIENT_CERTIFICATE_ALERTS = ("CERTIFICATE_REQUIRED", "ALERT_HANDSHAKE_FAILURE", 
 # A CSRF token is renewed when a quarter of its life is left, or a minute.
 CSRF_MARGIN = timedelta(minutes=1)
 
+PROXY_WANTS_PASSWORD = "Tunnel connection failed: 407"
+
 NO_URL = "a place that is no URL"
 DEEPEST_CAUSE = 10
 PLAIN_WORDS = {
@@ -266,6 +268,10 @@ class Client:
                 return OutOfTime(request, self._budget)
             return Unreachable(self.url, f"no answer to {request} within {timeout_seconds:.3g} s")
         words = _plain_words(cause)
+        if isinstance(error, requests.exceptions.ProxyError):
+            if PROXY_WANTS_PASSWORD in str(cause):
+                return AccessDenied(self.url, 407, ("proxy",))
+            words = f"the HTTP proxy on the way, see `proxy` and `skip_proxy`, gives no connection ({words})"
         if self.url.startswith("https:") and isinstance(cause, (ConnectionResetError, BrokenPipeError)):
             # With TLS 1.3 the alert that says so may be lost with the connection.
             words += " (as a proxy does that wants a client certificate, which `tls_cert` names)"
@@ -316,6 +322,8 @@ class Client:
         if 300 <= answer.status < 400:
             target, elsewhere = _redirect_target(self.url, path, answer.headers.get("Location"))
             raise Redirected(self.url, target, elsewhere)
+        if answer.status == 407:
+            raise AccessDenied(self.url, answer.status, ("proxy",))
         if answer.status in (401, 403):
             raise AccessDenied(self.url, answer.status, self._credentials.options)
         raise Rejected(request, answer.status, _detail(answer.body))
