@@ -27,6 +27,7 @@ from .run_board import RunBoard
 from .settings import Settings
 from .state_store import StateStore
 from .submitter import Sheet, Submitter, VanishedTagSets
+from .versions import is_supported, lacking
 
 VANISHED = "vanished_tag_sets"
 
@@ -65,7 +66,8 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._board = RunBoard(self._api)
         self._store = StateStore(self.read_persistent_cache, self.write_persistent_cache, self.warning)
         self._submitter = Submitter(self, settings.tags, self._restore_vanished())
-        context = Context(self._api, settings, self._inventory, self._board, self._store, self.warning)
+        context = Context(self._api, settings, self._inventory, self._board, self._store, self.warning, self.log.info)
+        self._version: str | None = None
         self._server = Server(context)
         self._collectors = [
             collector(context) for collector in COLLECTORS if collector is not Events or settings.collect_events
@@ -93,6 +95,10 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     def _require_prefect(self) -> None:
         """End the check run where nothing in it could succeed."""
+        if not self._server.has_endpoints:
+            # Nor has it a version; the collectors find out for themselves what else there is.
+            self._require_pools()
+            return
         try:
             version = self._api.version()
         except (AccessDenied, NotPrefect) as error:
@@ -109,9 +115,20 @@ class PrefectCheck(AgentCheck, ConfigMixin):
                 raise Unreachable(self._settings.url, f"no answer within the {budget:g} s of a check run") from None
             self.warning("Missing: the server's version. %s", error)
             return
-        if version.startswith(("0.", "1.", "2.")):
+        if not is_supported(version):
             raise UnsupportedVersion(self._settings.url, version)
+        if version != self._version and (notes := lacking(version)):
+            self.log.info("Prefect %s lacks what later versions have: %s", version, "; ".join(notes))
+        self._version = version
         self._submit_version(version)
+
+    def _require_pools(self) -> None:
+        try:
+            self._inventory.pools()
+        except ServerUnusable:
+            raise
+        except ApiError:
+            return
 
     def _can_read_pools(self) -> bool:
         try:

@@ -139,9 +139,17 @@ class Inventory:
             flow_name=self._flow_names.get(deployment.flow_id or ""),
             work_pool_id=pool_ids.get(deployment.work_pool_name),
             work_pool_name=deployment.work_pool_name,
-            work_queue_id=deployment.work_queue_id,
+            work_queue_id=deployment.work_queue_id or self._queue_id(deployment),
             work_queue_name=deployment.work_queue_name,
         )
+
+    def _queue_id(self, deployment: Deployment) -> str | None:
+        """The id by the names, which servers give where they do not give the id (before 3.6.10)."""
+        names = deployment.work_pool_name, deployment.work_queue_name
+        if None in names:
+            return None
+        queues = self._queues.get().values()
+        return next((queue.id for queue in queues if (queue.work_pool_name, queue.name) == names), None)
 
     def _wants_deployment(self, deployment: Deployment) -> bool:
         return self._filters.deployments.takes(deployment.name) and self._wants(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import trustme
 
 from ..lab.prefect_api import PrefectApi
 from ..lab.server import FAST_EVENTS, PrefectServer
@@ -35,3 +36,17 @@ def proxy(server: PrefectServer) -> Iterator[Proxy]:
     """A proxy in front of the server that all tests share."""
     with Proxy(server.url) as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """An authority for certificates that no host trusts by itself."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def authority_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file that makes it trusted, for `tls_ca_cert`."""
+    path = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return str(path)

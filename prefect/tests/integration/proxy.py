@@ -14,6 +14,7 @@ from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any
 
 import requests
+import trustme
 
 from ..lab.loopback import LoopbackServer, QuietHandler
 
@@ -66,13 +67,13 @@ class RespondingServer(LoopbackServer):
 class Proxy(RespondingServer):
     """Forwards everything to the server at `target`, and spoils what it was told to.
 
-    What it serves lies beneath the path `prefix`, of which the server knows nothing. `passed` lists the requests with
-    the status that came back.
+    What it serves at the path `prefix`, of which the server knows nothing, is what the server has at `beneath`.
+    `passed` lists the requests with the status that came back.
     """
 
-    def __init__(self, target: str, prefix: str = "", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, target: str, prefix: str = "", tls: ssl.SSLContext | None = None, beneath: str = "") -> None:
         super().__init__(self._respond, tls)
-        self._target = target
+        self._target = target + beneath
         self._prefix = prefix
         self._withheld: set[str] = set()
         self.passed: list[tuple[Request, int]] = []
@@ -130,6 +131,16 @@ class Proxy(RespondingServer):
             self.passed.append((request, answer.status_code))
         returned = {name: answer.headers[name] for name in RETURNED_HEADERS if name in answer.headers}
         return Answer(answer.status_code, answer.content, returned)
+
+
+def terminating(certificate: trustme.LeafCert, clients: trustme.CA | None = None) -> ssl.SSLContext:
+    """TLS with this certificate; with `clients`, only for those that have a certificate of that authority."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    if clients:
+        clients.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def fails_with(status: int, **headers: str) -> Fault:

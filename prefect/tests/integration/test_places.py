@@ -15,7 +15,7 @@ from ..conftest import AgentFactory
 from ..lab.agent import CheckRunResult
 from ..lab.prefect_api import PrefectApi, run_state
 from ..lab.server import FAST_EVENTS, HOST, PrefectServer
-from .proxy import Answer, Proxy, RespondingServer
+from .proxy import Answer, Proxy, RespondingServer, terminating
 from .stage import Stage
 
 PREFIX = "/team/prefect"
@@ -28,28 +28,6 @@ def unusual_server() -> Iterator[PrefectServer]:
     unusual = {"PREFECT_SERVER_API_BASE_PATH": "/orchestration/v3", "PREFECT_SERVER_API_DEFAULT_LIMIT": "500"}
     with PrefectServer(env={**FAST_EVENTS, **unusual}, host="::1") as unusual_server:
         yield unusual_server
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def authority_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("tls") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return str(path)
-
-
-def terminating(certificate: trustme.LeafCert, clients: trustme.CA | None = None) -> ssl.SSLContext:
-    """TLS with this certificate; with `clients`, only for those that have a certificate of that authority."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.configure_cert(context)
-    if clients:
-        clients.configure_trust(context)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 def collects_all_layers(agent: AgentFactory, server: PrefectServer, **instance: object) -> CheckRunResult:
