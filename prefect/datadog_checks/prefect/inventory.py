@@ -144,7 +144,7 @@ class Inventory:
         )
 
     def _queue_id(self, deployment: Deployment) -> str | None:
-        """The id by the names, which servers give where they do not give the id (before 3.6.10)."""
+        """The id by the names, which servers give where they do not give the id (before 3.6.2)."""
         names = deployment.work_pool_name, deployment.work_queue_name
         if None in names:
             return None

@@ -7,10 +7,10 @@ import re
 OLDEST_MAJOR = 3
 # Since which version there is what the check can do without, and what becomes of it where there is not.
 SINCE: tuple[tuple[tuple[int, int, int], str], ...] = (
-    ((3, 1, 0), "where a retry waits is told by its state's name, AwaitingRetry"),
-    ((3, 6, 10), "the work queue of a deployment is looked up by its name"),
-    ((3, 6, 29), "ends of task runs are told by events alone"),
-    ((3, 6, 29), "no events tell that deployments are created, updated or deleted"),
+    ((3, 1, 3), "where a retry waits is told by its state's name, AwaitingRetry"),
+    ((3, 6, 2), "the work queue of a deployment is looked up by its name"),
+    ((3, 6, 22), "ends of task runs are told by events alone"),
+    ((3, 6, 23), "no events tell that deployments are created, updated or deleted"),
 )
 
 
