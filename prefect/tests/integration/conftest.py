@@ -9,7 +9,15 @@ import trustme
 
 from ..lab.prefect_api import PrefectApi
 from ..lab.server import FAST_EVENTS, PrefectServer
+from ..lab.version import reason_to_skip
 from .proxy import Proxy
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        if reason := reason_to_skip(mark.args[0]):
+            pytest.skip(reason)
+
 
 # The service that tells what is no longer ready or online looks every second, and is content with a second of silence.
 ATTENTIVE = {
