@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from datadog_checks.base import AgentCheck
+from datadog_checks.base import AgentCheck, ConfigurationError
+from datadog_checks.base.utils.http import RequestsWrapper
 
 from .api.client import Client
 from .api.errors import (
@@ -21,6 +22,7 @@ from .clock import ServerClock
 from .collectors import COLLECTORS, Collector, Context, Events, Server
 from .config_models import ConfigMixin
 from .credentials import secrets_of
+from .diagnostics import STEPS, findings
 from .inventory import Inventory
 from .metrics import NAMESPACE
 from .run_board import RunBoard
@@ -30,6 +32,7 @@ from .submitter import Sheet, Submitter, VanishedTagSets
 from .versions import is_supported, lacking
 
 VANISHED = "vanished_tag_sets"
+DIAGNOSIS_CATEGORY = "prefect"
 
 
 class PrefectCheck(AgentCheck, ConfigMixin):
@@ -42,6 +45,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         for secret in secrets_of(self.instance or {}, self.init_config or {}):
             self.register_secret(secret)
         self.check_initializations.append(self._set_up)
+        self.diagnosis.register(self._diagnose)
 
     def persistent_cache_id(self) -> str:
         return Settings.of(self.config).digest()
@@ -136,6 +140,22 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         except ApiError:
             return False
         return True
+
+    def _diagnose(self) -> None:
+        """Tell `agent diagnose` what stands in the way, of an instance that may not have run yet."""
+        try:
+            AgentCheck.run_check_initializations(self)
+        except ConfigurationError as error:
+            cause, remedy = self.sanitize(str(error)), "Correct the options that are named."
+            self.diagnosis.fail("configuration", cause, DIAGNOSIS_CATEGORY, "whether the options are valid", remedy)
+            return
+        settings = self._settings
+        http = RequestsWrapper(self.instance, self.init_config, logger=self.log)
+        client = Client(http, settings.url, ServerClock(), settings.headers, settings.credentials)
+        for finding in findings(settings, client, verifies_tls=self.config.tls_verify is not False):
+            record = getattr(self.diagnosis, finding.verdict.value)
+            cause = self.sanitize(finding.cause)
+            record(finding.step, cause, DIAGNOSIS_CATEGORY, STEPS[finding.step], finding.remedy or None)
 
     @AgentCheck.metadata_entrypoint
     def _submit_version(self, version: str) -> None:

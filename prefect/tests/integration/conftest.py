@@ -25,6 +25,8 @@ ATTENTIVE = {
     "PREFECT_SERVER_SERVICES_FOREMAN_DEPLOYMENT_LAST_POLLED_TIMEOUT_SECONDS": "1",
     "PREFECT_SERVER_SERVICES_FOREMAN_WORK_QUEUE_LAST_POLLED_TIMEOUT_SECONDS": "1",
 }
+AUTH_STRING = "datadog:correct:horse:battery"
+CSRF_LIFETIME_SECONDS = 6
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +39,18 @@ def attentive_server() -> Iterator[PrefectServer]:
 @pytest.fixture(scope="session")
 def attentive_api(attentive_server: PrefectServer) -> PrefectApi:
     return PrefectApi(attentive_server.api_url)
+
+
+@pytest.fixture(scope="session")
+def secured_server() -> Iterator[PrefectServer]:
+    """A server with CSRF protection, whose tokens live for seconds, and a password."""
+    env = {
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_CSRF_TOKEN_EXPIRATION": f"PT{CSRF_LIFETIME_SECONDS}S",
+        "PREFECT_SERVER_API_AUTH_STRING": AUTH_STRING,
+    }
+    with PrefectServer(env=env) as secured_server:
+        yield secured_server
 
 
 @pytest.fixture

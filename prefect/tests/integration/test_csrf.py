@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,22 +14,8 @@ from ..lab.errors import LabError
 from ..lab.prefect_api import PrefectApi
 from ..lab.server import PrefectServer
 from ..lab.waiting import wait_until
+from .conftest import AUTH_STRING, CSRF_LIFETIME_SECONDS
 from .proxy import Proxy
-
-AUTH_STRING = "datadog:correct:horse:battery"
-LIFETIME_SECONDS = 6
-
-
-@pytest.fixture(scope="module")
-def secured_server() -> Iterator[PrefectServer]:
-    """A server with CSRF protection, whose tokens live for seconds, and a password."""
-    env = {
-        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-        "PREFECT_SERVER_CSRF_TOKEN_EXPIRATION": f"PT{LIFETIME_SECONDS}S",
-        "PREFECT_SERVER_API_AUTH_STRING": AUTH_STRING,
-    }
-    with PrefectServer(env=env) as secured_server:
-        yield secured_server
 
 
 def new_pool(server: PrefectServer) -> str:
@@ -80,7 +65,7 @@ def test_a_csrf_token_is_renewed_before_the_server_refuses_it(
                 return "Invalid CSRF token" in str(refusal)
             return False
 
-        wait_until(is_over, 10 * LIFETIME_SECONDS, "The end of the token")
+        wait_until(is_over, 10 * CSRF_LIFETIME_SECONDS, "The end of the token")
         known = len(proxy.passed)
         assert_sees(watching, pool_id)
         later = proxy.passed[known:]
@@ -88,6 +73,7 @@ def test_a_csrf_token_is_renewed_before_the_server_refuses_it(
         assert {status for _, status in later} == {200}
 
 
+@pytest.mark.needs("auth string")
 def test_a_wrong_password_is_told_as_such_where_csrf_protection_refuses_first(
     secured_server: PrefectServer, agent: AgentFactory
 ) -> None:

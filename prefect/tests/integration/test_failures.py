@@ -99,6 +99,7 @@ RIGHT: dict[str, dict[str, Any]] = {
 SECRETS = [PASSWORD, WRONG_PASSWORD, TOKEN, basic(USER, PASSWORD), basic(USER, WRONG_PASSWORD)]
 
 
+@pytest.mark.needs("auth string")
 def test_without_credentials_a_server_that_wants_some_is_healthy_and_the_error_names_all_kinds(
     guarded_server: PrefectServer, agent: AgentFactory
 ) -> None:
@@ -107,6 +108,7 @@ def test_without_credentials_a_server_that_wants_some_is_healthy_and_the_error_n
         assert part in error
 
 
+@pytest.mark.needs("auth string")
 @pytest.mark.parametrize("option", WRONG)
 def test_wrong_credentials_are_told_by_their_option_and_show_nowhere(
     guarded_server: PrefectServer, agent: AgentFactory, log: pytest.LogCaptureFixture, option: str
@@ -120,6 +122,7 @@ def test_wrong_credentials_are_told_by_their_option_and_show_nowhere(
     assert log.records
 
 
+@pytest.mark.needs("auth string")
 @pytest.mark.parametrize("option", RIGHT)
 def test_with_the_right_credentials_of_each_kind_all_is_collected_and_nothing_of_them_is_logged(
     guarded_server: PrefectServer, agent: AgentFactory, log: pytest.LogCaptureFixture, option: str

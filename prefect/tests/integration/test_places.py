@@ -90,6 +90,7 @@ def test_without_the_prefix_the_error_says_that_prefect_is_not_there(
     assert "`prefect_url`" in error
 
 
+@pytest.mark.needs("base path")
 def test_a_server_on_ipv6_with_another_base_path_is_read_to_the_last_page(
     unusual_server: PrefectServer, agent: AgentFactory
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_server_on_ipv6_with_another_base_path_is_read_to_the_last_page(
     collects_all_layers(agent, unusual_server, prefect_url=unusual_server.api_url)
 
 
+@pytest.mark.needs("base path")
 def test_a_server_with_larger_pages_than_usual_is_read_whole(
     unusual_server: PrefectServer, agent: AgentFactory
 ) -> None:

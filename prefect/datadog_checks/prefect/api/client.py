@@ -294,6 +294,11 @@ class Client:
             parts.write(part)
         raise OutOfTime(request, self._budget)
 
+    @property
+    def has_csrf_token(self) -> bool:
+        """Whether the server has asked for a CSRF token."""
+        return self._csrf_token is not None
+
     def _renew_csrf_token(self) -> None:
         """Get a new token before the server refuses the old one."""
         token = self._csrf_token

@@ -16,7 +16,12 @@ class ApiError(Exception):
 
 
 class ServerUnusable(ApiError):
-    """Nothing that is sent to this URL can succeed: the whole check run ends."""
+    """Nothing that is sent to this URL can succeed: the whole check run ends. `remedy` says what to do about it."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(f"{cause}. {remedy}")
+        self.cause = cause
+        self.remedy = remedy
 
 
 class Unreachable(ServerUnusable):
@@ -24,16 +29,20 @@ class Unreachable(ServerUnusable):
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
-            f"Prefect's API at {url} cannot be reached: {cause}. "
-            "Is the server up, and is `prefect_url` the address that this Agent can reach it at?"
+            f"Prefect's API at {url} cannot be reached: {cause}",
+            "Is the server up, and is `prefect_url` the address that this Agent can reach it at?",
         )
 
 
-class CertificateRefused(ServerUnusable):
+class TlsFailed(ServerUnusable):
+    """No connection that TLS protects."""
+
+
+class CertificateRefused(TlsFailed):
     """The server's certificate is not accepted."""
 
     def __init__(self, url: str, cause: str, remedy: str) -> None:
-        super().__init__(f"TLS with {url} failed: the certificate is not accepted ({cause}). {remedy}")
+        super().__init__(f"TLS with {url} failed: the certificate is not accepted ({cause})", remedy)
 
 
 class CertificateUntrusted(CertificateRefused):
@@ -68,35 +77,37 @@ class CertificateForAnotherName(CertificateRefused):
         )
 
 
-class ClientCertificateWanted(ServerUnusable):
+class ClientCertificateWanted(TlsFailed):
     """The other side wants a certificate of this Agent's, or refuses the one that it has."""
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
-            f"TLS with {url} failed: the other side wants a client certificate that it trusts ({cause}). "
-            "Set `tls_cert`, and `tls_private_key` where the key is in a file of its own."
+            f"TLS with {url} failed: the other side wants a client certificate that it trusts ({cause})",
+            "Set `tls_cert`, and `tls_private_key` where the key is in a file of its own.",
         )
 
 
-class TlsFilesUnusable(ServerUnusable):
+class TlsFilesUnusable(TlsFailed):
     """A file that the instance's TLS options name cannot be read, or is not what it should be."""
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
-            f"TLS with {url} cannot begin: {cause}. See that `tls_ca_cert`, `tls_cert` and `tls_private_key` are files "
-            "in PEM format that the Agent can read, and that the key is the certificate's."
+            f"TLS with {url} cannot begin: {cause}",
+            "See that `tls_ca_cert`, `tls_cert` and `tls_private_key` are files in PEM format that the Agent can read, "
+            "and that the key is the certificate's.",
         )
 
 
-class TlsRefused(ServerUnusable):
+class TlsRefused(TlsFailed):
     """The other side does not speak TLS, or not in a way that both sides know."""
 
     def __init__(self, url: str, cause: str) -> None:
         plain = url.replace("https://", "http://", 1)
         super().__init__(
-            f"TLS with {url} failed: {cause}. If the server speaks plain HTTP at this port, "
-            f"set `prefect_url` to {plain}; else see `tls_protocols_allowed` and `tls_ciphers`, and `tls_cert` if the "
-            "other side wants a certificate of this Agent's."
+            f"TLS with {url} failed: {cause}",
+            f"If the server speaks plain HTTP at this port, set `prefect_url` to {plain}; else see "
+            "`tls_protocols_allowed` and `tls_ciphers`, and `tls_cert` if the other side wants a certificate of this "
+            "Agent's.",
         )
 
 
@@ -112,7 +123,7 @@ class AccessDenied(ServerUnusable):
                 "Set `username` and `password`, or `auth_string`, to what the server expects, `api_key` for Prefect "
                 "Cloud, `headers` for a proxy."
             )
-        super().__init__(f"Prefect's API at {url} refused access with status {status}. {remedy}")
+        super().__init__(f"Prefect's API at {url} refused access with status {status}", remedy)
 
 
 class CsrfTokenRefused(ServerUnusable):
@@ -120,9 +131,9 @@ class CsrfTokenRefused(ServerUnusable):
 
     def __init__(self, url: str, status: int) -> None:
         super().__init__(
-            f"Prefect's API at {url} refused with status {status} the CSRF token that it had given. Let a proxy in "
-            "front of it pass on the headers Prefect-Csrf-Token and Prefect-Csrf-Client; servers behind a load "
-            "balancer need a database in common."
+            f"Prefect's API at {url} refused with status {status} the CSRF token that it had given",
+            "Let a proxy in front of it pass on the headers Prefect-Csrf-Token and Prefect-Csrf-Client; servers behind "
+            "a load balancer need a database in common.",
         )
 
 
@@ -133,14 +144,17 @@ class NotPrefect(ServerUnusable):
         remedy = "Set `prefect_url` to the address of Prefect's API"
         if not url.rstrip("/").endswith("/api"):
             remedy += f", as a rule {url.rstrip('/')}/api"
-        super().__init__(f"What answers at {url} is not Prefect's API: {found}. {remedy}.")
+        super().__init__(f"What answers at {url} is not Prefect's API: {found}", f"{remedy}.")
 
 
 class UnsupportedVersion(ServerUnusable):
     """A server from before Prefect 3, whose API is another one."""
 
     def __init__(self, url: str, version: str) -> None:
-        super().__init__(f"{url} is a Prefect server of version {version}: this check works with version 3 and newer.")
+        super().__init__(
+            f"{url} is a Prefect server of version {version}: this check works with version 3 and newer",
+            "Upgrade the server.",
+        )
 
 
 class Redirected(ServerUnusable):
@@ -156,7 +170,7 @@ class Redirected(ServerUnusable):
                 "Redirects are not followed. If that is the login of a proxy, give it what it takes from programs, by "
                 "`headers`, `username` and `password`, or `tls_cert`; else set `prefect_url` to where the API is."
             )
-        super().__init__(f"{url} redirects to {target}. {remedy}")
+        super().__init__(f"{url} redirects to {target}", remedy)
 
 
 class RequestFailed(ApiError):
