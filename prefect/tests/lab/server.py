@@ -17,7 +17,7 @@ from .processes import LabProcess, kill_processes_of
 from .waiting import wait_until
 
 HOST = "127.0.0.1"
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 # What a caller's shell says about Python, Prefect or Datadog is not for the server: it must come up the same anywhere.
@@ -29,10 +29,10 @@ FAST_EVENTS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
 
-# `prefect` without Python's cyclic garbage collection. Collecting an SQLite cursor blocks the server's event loop while
-# a thread waits for the database's lock, and who holds the lock waits for the event loop: now and then the server would
-# stand still for the 60 s that SQLite waits for a lock.
-_SERVE = "import gc; gc.disable(); from prefect.cli import app; app()"
+# Without Python's cyclic garbage collection. Collecting an SQLite cursor blocks the server's event loop while a thread
+# waits for the database's lock, and who holds the lock waits for the event loop: now and then the server would stand
+# still for the 60 s that SQLite waits for a lock. Older versions serve from a process of their own, hence no option.
+_SITE_CUSTOMIZE = "import gc; gc.disable()\n"
 
 
 class PrefectServer:
@@ -52,8 +52,11 @@ class PrefectServer:
         self.host = host
         self.port = port or free_port(host)
         self.log_path = self.folder / "server.log"
-        command = self.command("python", "-c", _SERVE, "server", "start", "--host", host, "--port", str(self.port))
-        self._process = LabProcess(command, self.environment(), self.home, self.log_path)
+        (self.folder / "site").mkdir()
+        (self.folder / "site" / "sitecustomize.py").write_text(_SITE_CUSTOMIZE)
+        command = self.command("prefect", "server", "start", "--host", host, "--port", str(self.port))
+        environment = {**self.environment(), "PYTHONPATH": str(self.folder / "site")}
+        self._process = LabProcess(command, environment, self.home, self.log_path)
 
     @property
     def url(self) -> str:
@@ -135,6 +138,9 @@ class PrefectServer:
         return environment | self._extra
 
     def _is_up(self) -> bool:
+        if not self._process.is_running and "already in use" in self._process.last_log_lines():
+            # Older versions do not take a port back that was in use a minute ago.
+            self._process.start()
         if not self._process.is_running:
             raise LabError(
                 f"The Prefect server ended with exit code {self._process.exit_code} before it answered; "

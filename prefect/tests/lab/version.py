@@ -17,6 +17,7 @@ CAPABILITIES: dict[str, tuple[tuple[int, int, int], str]] = {
         (3, 1, 3),
         "runs do not tell where they wait for a retry: all that are named AwaitingRetry are taken for in-process ones",
     ),
+    "run counts in events": ((3, 2, 0), "events do not say how often a run has run"),
     "ends of task runs": ((3, 6, 22), "task runs cannot be asked for by their end: one without an event is not told"),
     "events of deployments": ((3, 6, 23), "the server sends no events of deployments that are created or updated"),
 }
