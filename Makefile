@@ -14,8 +14,8 @@ BIN := .venvs/check/bin
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help check test test-unit test-integration test-other-pythons test-oldest-base test-versions test-oldest-server soak \
-	lint format types validate sync build clean
+.PHONY: help check test test-unit test-integration test-other-pythons test-oldest-base test-versions test-oldest-server test-postgres \
+	soak lint format types validate sync build clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test-versions: test-integration .venvs/server-2.20/.stamp $(addprefix test-versi
 test-version-%: .venvs/check/.stamp .venvs/server-%/.stamp
 	@echo "Integration tests on $$(grep ^prefect== requirements/server-$*.txt)"
 	PREFECT_LAB_VENV=$(CURDIR)/.venvs/server-$* $(BIN)/pytest $(INTEGRATION) $(ARGS)
+
+test-postgres: .venvs/check/.stamp .venvs/server/.stamp ## Run the integration tests on PostgreSQL, with the API and the services as two processes (ARGS=)
+	PREFECT_LAB_DATABASE=postgres $(BIN)/pytest $(INTEGRATION) $(ARGS)
 
 test-oldest-server: .venvs/check/.stamp ## Run a few tests on the oldest server that the check works with (wants Python 3.12)
 	@if .ci/find-python 3.12 >/dev/null; then \

@@ -15,7 +15,8 @@ import datadog_checks.prefect
 from datadog_checks.prefect import PrefectCheck
 
 from ..conftest import AgentFactory
-from ..lab.server import HOST, PrefectServer, free_port
+from ..lab.ports import HOST, free_port
+from ..lab.server import PrefectServer
 from .proxy import Answer, RespondingServer
 
 HINTED_PORT = 4200

@@ -11,8 +11,9 @@ import trustme
 
 from ..conftest import AgentFactory
 from ..lab.agent import Agent
+from ..lab.ports import HOST
 from ..lab.prefect_api import PrefectApi
-from ..lab.server import HOST, PrefectServer
+from ..lab.server import PrefectServer
 from .cloud import API_KEY, WINDOW_SECONDS, PrefectCloud
 from .proxy import terminating
 from .stage import Stage

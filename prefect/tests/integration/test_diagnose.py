@@ -14,8 +14,9 @@ from datadog_checks.prefect.diagnostics import STEPS
 
 from ..conftest import AgentFactory
 from ..lab.agent import Agent
+from ..lab.ports import HOST, free_port
 from ..lab.prefect_api import Json, PrefectApi
-from ..lab.server import HOST, PrefectServer, free_port
+from ..lab.server import PrefectServer
 from .cloud import API_KEY, PrefectCloud
 from .conftest import AUTH_STRING
 from .proxy import Answer, Proxy, RespondingServer, is_html, terminating, with_clock_ahead

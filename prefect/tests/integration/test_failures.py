@@ -12,7 +12,8 @@ import pytest
 
 from ..conftest import AgentFactory
 from ..lab.agent import NAMESPACE, Agent, CheckRunResult
-from ..lab.server import FAST_EVENTS, HOST, PrefectServer, free_port
+from ..lab.ports import HOST, free_port
+from ..lab.server import FAST_EVENTS, PrefectServer
 from .proxy import Answer, RespondingServer
 
 USER, PASSWORD = "datadog", "correct:horse:battery"

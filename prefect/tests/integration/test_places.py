@@ -13,8 +13,9 @@ import trustme
 
 from ..conftest import AgentFactory
 from ..lab.agent import CheckRunResult
+from ..lab.ports import HOST
 from ..lab.prefect_api import PrefectApi, run_state
-from ..lab.server import FAST_EVENTS, HOST, PrefectServer
+from ..lab.server import FAST_EVENTS, PrefectServer
 from .proxy import Answer, Proxy, RespondingServer, terminating
 from .stage import Stage
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,12 @@ from types import TracebackType
 import requests
 
 from .errors import LabError
+from .ports import HOST, free_port, port_is_free
+from .postgres import PostgresBackend
+from .postgres import is_wanted as postgres_is_wanted
 from .processes import LabProcess, kill_processes_of
 from .waiting import wait_until
 
-HOST = "127.0.0.1"
 START_SECONDS = 180.0
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -40,6 +41,7 @@ class PrefectServer:
 
     `env` adds settings, e.g. `{"PREFECT_SERVER_API_DEFAULT_LIMIT": "50"}`. As a context manager it is started on
     entry, stopped and removed on exit. `stop` and `start` in between keep home and port: the server was down.
+    With PREFECT_LAB_DATABASE=postgres it is two processes, the API and its services, on PostgreSQL.
     """
 
     def __init__(self, env: Mapping[str, str] | None = None, port: int | None = None, host: str = HOST) -> None:
@@ -54,8 +56,18 @@ class PrefectServer:
         self.log_path = self.folder / "server.log"
         (self.folder / "site").mkdir()
         (self.folder / "site" / "sitecustomize.py").write_text(_SITE_CUSTOMIZE)
+        self._backend: PostgresBackend | None = None
+        self._services: LabProcess | None = None
+        self._was_started = False
         command = self.command("prefect", "server", "start", "--host", host, "--port", str(self.port))
         environment = {**self.environment(), "PYTHONPATH": str(self.folder / "site")}
+        if postgres_is_wanted():
+            [program] = self.command("prefect")
+            self._backend = PostgresBackend(self.folder, program, self.environment())
+            environment |= self._backend.environment
+            services = self.command("prefect", "server", "services", "start")
+            self._services = LabProcess(services, environment, self.home, self.folder / "services.log")
+            command.append("--no-services")
         self._process = LabProcess(command, environment, self.home, self.log_path)
 
     @property
@@ -91,7 +103,12 @@ class PrefectServer:
         if not port_is_free(self.port, self.host):
             raise LabError(f"Port {self.port} on {self.host} is taken by another program.")
         try:
+            if self._backend and not self._was_started:
+                self._backend.start()
+            self._was_started = True
             self._process.start()
+            if self._services:
+                self._services.start()
         except OSError as error:
             raise LabError(f"The Prefect server cannot be run from {self._programs}: {error.strerror}.") from error
         wait_until(self._is_up, START_SECONDS, f"An answer of the Prefect server at {self.api_url}/health")
@@ -99,12 +116,16 @@ class PrefectServer:
     def stop(self) -> None:
         """Stop the server and leave its home and port for another `start`; workers and flow runs go on without it."""
         self._process.stop()
+        if self._services:
+            self._services.stop()
 
     def close(self) -> None:
         """Stop the server, kill all that works with it (workers, flow runs), and remove its folder."""
         try:
             self.stop()
         finally:
+            if self._backend:
+                self._backend.stop()
             kill_processes_of(f"PREFECT_HOME={self.home}")
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -161,26 +182,3 @@ def programs_folder() -> Path:
     if not folder.is_dir():
         raise LabError(f"There is no virtual environment with Prefect in {venv}; `make check` makes one.")
     return folder
-
-
-def free_port(host: str = HOST) -> int:
-    """A port of that address that nobody uses at the moment."""
-    with _probe(host) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def port_is_free(port: int, host: str = HOST) -> bool:
-    """Whether a server could listen on `port` of that address."""
-    with _probe(host) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def _probe(host: str) -> socket.socket:
-    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
