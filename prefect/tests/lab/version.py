@@ -7,6 +7,7 @@ import subprocess
 from functools import cache
 
 from .errors import LabError
+from .postgres import is_wanted as postgres_is_wanted
 from .server import programs_folder
 
 # Since which version a server can do what a test asks of it, and why the test says nothing about an older one.
@@ -22,6 +23,9 @@ CAPABILITIES: dict[str, tuple[tuple[int, int, int], str]] = {
     "events of deployments": ((3, 6, 23), "the server sends no events of deployments that are created or updated"),
 }
 
+# What depends on the database instead.
+DATABASE_FILE = "a database file"
+
 
 @cache
 def server_version() -> str:
@@ -34,7 +38,9 @@ def server_version() -> str:
 
 
 def reason_to_skip(capability: str) -> str | None:
-    """Why a test that needs this cannot say anything about the laboratory's version; None where it can."""
+    """Why a test that needs this cannot say anything about the laboratory's servers; None where it can."""
+    if capability == DATABASE_FILE:
+        return "the truth is read from SQLite's file, which PostgreSQL has not" if postgres_is_wanted() else None
     since, reason = CAPABILITIES[capability]
     numbers = tuple(int(number) for number in re.findall(r"\d+", server_version())[:3])
     if numbers >= since:
