@@ -13,12 +13,16 @@ from .server import programs_folder
 # Since which version a server can do what a test asks of it, and why the test says nothing about an older one.
 CAPABILITIES: dict[str, tuple[tuple[int, int, int], str]] = {
     "auth string": ((3, 2, 0), "the server has no PREFECT_SERVER_API_AUTH_STRING: no request is refused"),
-    "base path": ((3, 2, 0), "the server has no PREFECT_SERVER_API_BASE_PATH: the API is always at /api"),
+    "base path": ((3, 2, 15), "the server has no PREFECT_SERVER_API_BASE_PATH: the API is always at /api"),
     "kinds of retries": (
         (3, 1, 3),
         "runs do not tell where they wait for a retry: all that are named AwaitingRetry are taken for in-process ones",
     ),
-    "run counts in events": ((3, 2, 0), "events do not say how often a run has run"),
+    "work pools of runs without a deployment": (
+        (3, 2, 15),
+        "the server takes no run that has a work pool and no deployment, which the workload of the experiment makes",
+    ),
+    "run counts in events": ((3, 4, 0), "events do not say how often a run has run"),
     "ends of task runs": ((3, 6, 22), "task runs cannot be asked for by their end: one without an event is not told"),
     "events of deployments": ((3, 6, 23), "the server sends no events of deployments that are created or updated"),
 }
