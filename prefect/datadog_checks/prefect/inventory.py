@@ -62,6 +62,7 @@ class Inventory:
         self._pools: OncePerRun[dict[str, WorkPool]] = OncePerRun(self._read_pools)
         self._queues: OncePerRun[dict[str, WorkQueue]] = OncePerRun(self._read_queues)
         self._known_queues: set[str] = set()
+        self._queue_ids: dict[tuple[str | None, str | None], str] = {}
         self._deployments: Recent[str, Deployment] = Recent()
         self._flow_names: Recent[str, str] = Recent()
         self._run_scopes: Recent[str, Scope] = Recent()
@@ -106,6 +107,7 @@ class Inventory:
         if passed_over:
             queues.update((queue.id, queue) for queue in self._api.work_queues_by_id(passed_over))
         self._known_queues = set(queues)
+        self._queue_ids = {(queue.work_pool_name, queue.name): queue.id for queue in queues.values()}
         return queues
 
     # Deployments
@@ -148,8 +150,12 @@ class Inventory:
         names = deployment.work_pool_name, deployment.work_queue_name
         if None in names:
             return None
-        queues = self._queues.get().values()
-        return next((queue.id for queue in queues if (queue.work_pool_name, queue.name) == names), None)
+        try:
+            self._queues.get()
+        except ApiError:
+            if names not in self._queue_ids:
+                raise
+        return self._queue_ids.get(names)
 
     def _wants_deployment(self, deployment: Deployment) -> bool:
         return self._filters.deployments.takes(deployment.name) and self._wants(

@@ -1,1 +1,7 @@
-"""Config discovery goes by ports, as the specification declares: no strategy of its own is needed."""
+"""Strategies of config discovery of this integration's own: there are none.
+
+The ports of a container are all that there is to go by, and for them there is a strategy already, which the
+specification names.
+"""
+
+from __future__ import annotations
