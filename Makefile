@@ -6,14 +6,16 @@ REQUIRE_ALL ?=
 PYTHONS := 3.11 3.12 3.13
 CALLER := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 OTHER_PYTHONS := $(filter-out $(CALLER),$(PYTHONS))
+# Of Prefect's server, beside the one of requirements/server.txt.
+VERSIONS := 3.0 3.2 3.4 3.6
 UNIT := prefect/tests/unit
 INTEGRATION := prefect/tests/integration
 BIN := .venvs/check/bin
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help check test test-unit test-integration test-other-pythons test-oldest-base soak lint format types validate sync \
-	build clean
+.PHONY: help check test test-unit test-integration test-other-pythons test-oldest-base test-versions test-oldest-server test-postgres \
+	soak lint format types validate sync build clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,9 +24,9 @@ check: .venvs/check/.stamp $(if $(PREFECT_URL)$(CONF),,.venvs/server/.stamp) ## 
 	@case "$$CONF" in ""|/*) ;; *) CONF="$$PWD/$$CONF"; export CONF ;; esac; \
 	cd prefect && exec ../$(BIN)/python -m tests.lab.demo
 
-test: .venvs/check/.stamp .venvs/server/.stamp ## Run all tests; the unit tests also on the other Pythons and the oldest base
+test: .venvs/check/.stamp .venvs/server/.stamp ## Run all tests, some of them also on other Pythons, the oldest base and the oldest server
 	$(BIN)/pytest
-	@$(MAKE) test-other-pythons test-oldest-base
+	@$(MAKE) test-other-pythons test-oldest-base test-oldest-server
 
 test-unit: .venvs/check/.stamp ## Run the unit tests
 	$(BIN)/pytest $(UNIT)
@@ -44,6 +46,24 @@ test-python%:
 test-oldest-base: .venvs/oldest/.stamp ## Run the unit tests on the oldest datadog-checks-base that the check works with
 	@echo "Unit tests on $$(grep ^datadog-checks-base requirements/oldest.txt)"
 	@.venvs/oldest/bin/pytest $(UNIT)
+
+test-versions: test-integration .venvs/server-2.20/.stamp $(addprefix test-version-,$(VERSIONS)) ## Run the integration tests on each version of the server
+	PREFECT_LAB_VENV=$(CURDIR)/.venvs/server-2.20 $(BIN)/pytest $(INTEGRATION)/test_versions.py -k too_old
+
+test-version-%: .venvs/check/.stamp .venvs/server-%/.stamp
+	@echo "Integration tests on $$(grep ^prefect== requirements/server-$*.txt)"
+	PREFECT_LAB_VENV=$(CURDIR)/.venvs/server-$* $(BIN)/pytest $(INTEGRATION) $(ARGS)
+
+test-postgres: .venvs/check/.stamp .venvs/server/.stamp ## Run the integration tests on PostgreSQL, with the API and the services as two processes (ARGS=)
+	PREFECT_LAB_DATABASE=postgres $(BIN)/pytest $(INTEGRATION) $(ARGS)
+
+test-oldest-server: .venvs/check/.stamp ## Run a few tests on the oldest server that the check works with (wants Python 3.12)
+	@if .ci/find-python 3.12 >/dev/null; then \
+		$(MAKE) .venvs/server-3.0/.stamp && echo "Smoke test on $$(grep ^prefect== requirements/server-3.0.txt)" && \
+		PREFECT_LAB_VENV=$(CURDIR)/.venvs/server-3.0 $(BIN)/pytest $(INTEGRATION)/test_versions.py; \
+	else \
+		echo "The oldest server wants Python 3.12, which is not here, so nothing was run on it." >&2; test -z "$(REQUIRE_ALL)"; \
+	fi
 
 soak: .venvs/check/.stamp .venvs/server/.stamp ## Count through faults and compare with the truth, for many seeds (SEEDS=, MINUTES=, SEED=, RATE=, DROP=)
 	@cd prefect && exec ../$(BIN)/python -m tests.lab.soak
@@ -83,6 +103,9 @@ clean: ## Remove what make made
 
 .venvs/ddev/.stamp: requirements/ddev.txt .ci/make-venv
 	@.ci/make-venv ddev "$$(.ci/find-python 3.13)"
+
+.venvs/server-%/.stamp: requirements/server-%.txt .ci/make-venv
+	@.ci/make-venv server-$* "$$(.ci/find-python 3.12)"
 
 .venvs/server/.stamp: requirements/server.txt .ci/make-venv
 	@.ci/make-venv server $(PYTHON)

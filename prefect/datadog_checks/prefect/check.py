@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-from datadog_checks.base import AgentCheck
+from datadog_checks.base import AgentCheck, ConfigurationError
+from datadog_checks.base.utils.http import RequestsWrapper
 
 from .api.client import Client
 from .api.errors import (
@@ -22,7 +21,9 @@ from .api.prefect import PrefectApi
 from .clock import ServerClock
 from .collectors import COLLECTORS, Collector, Context, Events, Server
 from .config_models import ConfigMixin
+from .credentials import secrets_of
 from .deployment_watch import DeploymentWatch
+from .diagnostics import STEPS, findings
 from .event_feed import Reach
 from .event_gate import EventGate
 from .inventory import Inventory
@@ -32,10 +33,12 @@ from .settings import Settings
 from .state_store import StateStore
 from .submitter import Sheet, Submitter, VanishedTagSets
 from .task_board import TaskBoard
+from .versions import is_supported, lacking
 
 VANISHED = "vanished_tag_sets"
-# Shorter ones could stand by chance in any text that is to be cleaned of them.
-SHORTEST_SECRET = 6
+DIAGNOSIS_CATEGORY = "prefect"
+# The version is asked for once in so many check runs, and when something failed.
+RUNS_A_VERSION = 20
 
 
 class PrefectCheck(AgentCheck, ConfigMixin):
@@ -45,31 +48,53 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     def __init__(self, name: str, init_config: dict[str, Any], instances: list[dict[str, Any]]) -> None:
         super().__init__(name, init_config, instances)
-        for secret in _secrets_of(self.instance or {}):
+        for secret in secrets_of(self.instance or {}, self.init_config or {}):
             self.register_secret(secret)
         self.check_initializations.append(self._set_up)
+        self.diagnosis.register(self._diagnose)
+        self._runs_until_asked = 0
 
     def persistent_cache_id(self) -> str:
         return Settings.of(self.config).digest()
 
     def check(self, _: Any) -> None:
         oddities = self._api.begin_run(self._settings.budget_seconds)
-        self._inventory.begin_run()
-        self._board.begin_run()
-        self._task_board.begin_run()
-        self._gate.begin_run()
+        for look in self._looks:
+            look.begin_run()
         self._run(self._server)
-        self._require_prefect()
-        failures = [failure for collector in self._collectors if (failure := self._run(collector))]
+        failures = self._run_collectors()
         self._store.save(VANISHED, self._submitter.vanished.document())
         if oddities:
             self.warning("missing from Prefect's answers, or not as they should be: %s", oddities)
         if len(failures) == len(self._collectors):
             raise failures[0]
 
+    def _run_collectors(self) -> list[ApiError]:
+        """Run all but the server's; where something fails, it is asked first whether anything can succeed."""
+        has_asked = self._runs_until_asked <= 0 or not self._api.has_answered
+        if has_asked:
+            self._runs_until_asked = 0
+            self._require_prefect()
+            self._runs_until_asked = RUNS_A_VERSION
+        elif self._version:
+            self._submit_version(self._version)
+        failures = []
+        for collector in self._collectors:
+            failure = self._run(collector)
+            if failure is None:
+                continue
+            self._runs_until_asked = 0
+            if not has_asked:
+                has_asked = True
+                self._require_prefect()
+            self.warning("Missing: %s. %s", collector.subject, failure)
+            failures.append(failure)
+        self._runs_until_asked -= 1
+        return failures
+
     def _set_up(self) -> None:
         self._settings = settings = Settings.of(self.config)
-        self._api = PrefectApi(Client(self.http, settings.url, ServerClock(), settings.headers))
+        self._api = PrefectApi(Client(self.http, settings.url, ServerClock(), settings.headers, settings.credentials))
         self._inventory = Inventory(self._api, settings.filters)
         self._board = RunBoard(self._api)
         self._store = StateStore(self.read_persistent_cache, self.write_persistent_cache, self.warning)
@@ -87,9 +112,12 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             self._gate,
             self._store,
             self.warning,
+            self.log.info,
         )
+        self._looks = (self._inventory, self._board, self._task_board, self._gate)
+        self._version: str | None = None
         self._server = Server(context)
-        self._collectors = [
+        self._collectors: list[Collector] = [
             collector(context) for collector in COLLECTORS if collector is not Events or settings.collect_events
         ]
 
@@ -107,7 +135,6 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         try:
             collector.collect(sheet)
         except ApiError as error:
-            self.warning("Missing: %s. %s", collector.subject, error)
             return error
         self._submitter.submit(sheet, collector.owned, self._api.now())
         collector.commit()
@@ -115,6 +142,10 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     def _require_prefect(self) -> None:
         """End the check run where nothing in it could succeed."""
+        if not self._server.has_endpoints:
+            # Nor has it a version; the collectors find out for themselves what else there is.
+            self._require_pools()
+            return
         try:
             version = self._api.version()
         except (AccessDenied, NotPrefect) as error:
@@ -131,9 +162,20 @@ class PrefectCheck(AgentCheck, ConfigMixin):
                 raise Unreachable(self._settings.url, f"no answer within the {budget:g} s of a check run") from None
             self.warning("Missing: the server's version. %s", error)
             return
-        if version.startswith(("0.", "1.", "2.")):
+        if not is_supported(version):
             raise UnsupportedVersion(self._settings.url, version)
+        if version != self._version and (notes := lacking(version)):
+            self.log.info("Prefect %s lacks what later versions have: %s", version, "; ".join(notes))
+        self._version = version
         self._submit_version(version)
+
+    def _require_pools(self) -> None:
+        try:
+            self._inventory.pools()
+        except ServerUnusable:
+            raise
+        except ApiError:
+            return
 
     def _can_read_pools(self) -> bool:
         try:
@@ -142,19 +184,22 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             return False
         return True
 
+    def _diagnose(self) -> None:
+        """Tell `agent diagnose` what stands in the way, of an instance that may not have run yet."""
+        try:
+            AgentCheck.run_check_initializations(self)
+        except ConfigurationError as error:
+            cause, remedy = self.sanitize(str(error)), "Correct the options that are named."
+            self.diagnosis.fail("configuration", cause, DIAGNOSIS_CATEGORY, "whether the options are valid", remedy)
+            return
+        settings = self._settings
+        http = RequestsWrapper(self.instance, self.init_config, logger=self.log)
+        client = Client(http, settings.url, ServerClock(), settings.headers, settings.credentials)
+        for finding in findings(settings, client, verifies_tls=self.config.tls_verify is not False):
+            record = getattr(self.diagnosis, finding.verdict.value)
+            cause = self.sanitize(finding.cause)
+            record(finding.step, cause, DIAGNOSIS_CATEGORY, STEPS[finding.step], finding.remedy or None)
+
     @AgentCheck.metadata_entrypoint
     def _submit_version(self, version: str) -> None:
         self.set_metadata("version", version)
-
-
-def _secrets_of(instance: Mapping[str, Any]) -> Iterator[str]:
-    """What must not show in any message: passwords, and what headers carry."""
-    password = instance.get("password")
-    secrets = [password, base64.b64encode(f"{instance.get('username')}:{password}".encode()).decode()]
-    for option in ("headers", "extra_headers", "custom_headers"):
-        headers = instance.get(option)
-        if isinstance(headers, Mapping):
-            secrets += headers.values()
-    for secret in secrets:
-        if isinstance(secret, str) and len(secret) >= SHORTEST_SECRET:
-            yield secret

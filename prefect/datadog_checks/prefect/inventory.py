@@ -63,8 +63,9 @@ class Inventory:
         self._pool_ids: OncePerRun[dict[str | None, str]] = OncePerRun(self._read_pool_ids)
         self._queues: OncePerRun[dict[str, WorkQueue]] = OncePerRun(self._read_queues)
         self._known_queues: set[str] = set()
+        self._queue_ids: dict[tuple[str | None, str | None], str] = {}
         self._deployments: Recent[str, Deployment] = Recent()
-        self._deployment_tags: Recent[str, tuple[Deployment, str | None, str | None, Tags]] = Recent()
+        self._deployment_tags: Recent[str, tuple[Deployment, tuple[str | None, ...], Tags]] = Recent()
         self._flow_names: Recent[str, str] = Recent()
         self._run_scopes: Recent[str, Scope] = Recent()
 
@@ -112,6 +113,7 @@ class Inventory:
         if passed_over:
             queues.update((queue.id, queue) for queue in self._api.work_queues_by_id(passed_over))
         self._known_queues = set(queues)
+        self._queue_ids = {(queue.work_pool_name, queue.name): queue.id for queue in queues.values()}
         return queues
 
     # Deployments
@@ -143,9 +145,10 @@ class Inventory:
     def _tags_of(self, deployment: Deployment) -> Tags:
         flow_name = self._flow_names.get(deployment.flow_id or "")
         pool_id = self._pool_ids.get().get(deployment.work_pool_name) if deployment.work_pool_name else None
+        queue_id = deployment.work_queue_id or self._queue_id(deployment)
         known = self._deployment_tags.get(deployment.id)
         # There may be thousands of deployments, whose tags are the same in each check run.
-        if known is None or known[0] is not deployment or known[1:3] != (flow_name, pool_id):
+        if known is None or known[0] is not deployment or known[1] != (flow_name, pool_id, queue_id):
             scope = Scope(
                 deployment_id=deployment.id,
                 deployment_name=deployment.name,
@@ -153,12 +156,24 @@ class Inventory:
                 flow_name=flow_name,
                 work_pool_id=pool_id,
                 work_pool_name=deployment.work_pool_name,
-                work_queue_id=deployment.work_queue_id,
+                work_queue_id=queue_id,
                 work_queue_name=deployment.work_queue_name,
             )
-            known = (deployment, flow_name, pool_id, scope.tags(is_paused=deployment.paused))
+            known = (deployment, (flow_name, pool_id, queue_id), scope.tags(is_paused=deployment.paused))
             self._deployment_tags.put(deployment.id, known)
-        return known[3]
+        return known[2]
+
+    def _queue_id(self, deployment: Deployment) -> str | None:
+        """The id by the names, which servers give where they do not give the id (before 3.6.2)."""
+        names = deployment.work_pool_name, deployment.work_queue_name
+        if None in names:
+            return None
+        try:
+            self._queues.get()
+        except ApiError:
+            if names not in self._queue_ids:
+                raise
+        return self._queue_ids.get(names)
 
     def _wants_deployment(self, deployment: Deployment) -> bool:
         return self._filters.deployments.takes(deployment.name) and self._wants(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from urllib.parse import urlsplit
 
 from .config_models.instance import InstanceConfig
+from .credentials import Credentials
 from .filters import Filters, NameFilter
 
 LEAST_BUDGET_SECONDS = 15.0
+CLOUD_WORKSPACE = re.compile(r"(.*)/api/accounts/([^/]+)/workspaces/([^/]+)")
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Settings:
     url: str
     filters: Filters
     tags: tuple[str, ...]
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
+    credentials: Credentials
     collect_events: bool
     late_after: timedelta
     worker_stale_after: timedelta
@@ -40,6 +44,7 @@ class Settings:
             ),
             tags=tuple(config.tags or ()),
             headers=dict(config.custom_headers or {}),
+            credentials=Credentials.of(config),
             collect_events=bool(config.collect_events),
             late_after=timedelta(seconds=config.late_start_grace_seconds or 0),
             worker_stale_after=timedelta(seconds=config.worker_stale_after_seconds or 0),
@@ -55,7 +60,12 @@ class Settings:
 
     @property
     def ui_url(self) -> str:
-        """Where Prefect's own server serves its user interface."""
+        """Where Prefect's own server, or Prefect Cloud, serves its user interface."""
+        if workspace := CLOUD_WORKSPACE.fullmatch(self.url):
+            site, account_id, workspace_id = workspace.groups()
+            # As Prefect's own client derives it.
+            app = site.replace("https://api", "https://app", 1)
+            return f"{app}/account/{account_id}/workspace/{workspace_id}"
         return self.url.removesuffix("/api")
 
     def digest(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +14,12 @@ from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any
 
 import requests
+import trustme
 
 from ..lab.loopback import LoopbackServer, QuietHandler
 
-FORWARDED_HEADERS = ("Accept", "Authorization", "Content-Type")
+# The host is the one that the client knows, which the server takes for its own, and http for the scheme.
+FORWARDED_HEADERS = ("Accept", "Authorization", "Content-Type", "Host", "Prefect-Csrf-Client", "Prefect-Csrf-Token")
 RETURNED_HEADERS = ("Content-Type", "Date", "Location", "Retry-After")
 FORWARDING_SECONDS = 60.0
 
@@ -53,20 +56,27 @@ Fault = Callable[[Answer], Answer | None]
 class RespondingServer(LoopbackServer):
     """Gives to each request the answer of `respond`, or closes the connection where that is None."""
 
-    def __init__(self, respond: Callable[[Request], Answer | None]) -> None:
+    def __init__(self, respond: Callable[[Request], Answer | None], tls: ssl.SSLContext | None = None) -> None:
         class Handler(_Handler):
             def answer_to(self, request: Request) -> Answer | None:
                 return respond(request)
 
-        super().__init__(Handler)
+        super().__init__(Handler, tls)
 
 
 class Proxy(RespondingServer):
-    """Forwards everything to the server at `target`, and spoils what it was told to."""
+    """Forwards everything to the server at `target`, and spoils what it was told to.
 
-    def __init__(self, target: str) -> None:
-        super().__init__(self._respond)
-        self._target = target
+    What it serves at the path `prefix`, of which the server knows nothing, is what the server has at `beneath`.
+    `passed` lists the requests with the status that came back.
+    """
+
+    def __init__(self, target: str, prefix: str = "", tls: ssl.SSLContext | None = None, beneath: str = "") -> None:
+        super().__init__(self._respond, tls)
+        self._target = target + beneath
+        self._prefix = prefix
+        self._withheld: set[str] = set()
+        self.passed: list[tuple[Request, int]] = []
         self._lock = threading.Lock()
         self._faults: list[tuple[re.Pattern[str], Fault, int | None]] = []
 
@@ -75,11 +85,17 @@ class Proxy(RespondingServer):
         with self._lock:
             self._faults.append((re.compile(path), fault, times))
 
+    def withhold(self, header: str) -> None:
+        """Pass this header of requests on no more."""
+        self._withheld.add(header)
+
     def heal(self) -> None:
         with self._lock:
             self._faults.clear()
 
     def _respond(self, request: Request) -> Answer | None:
+        if not request.path.startswith(f"{self._prefix}/"):
+            return Answer(404, b"nothing here", {"Content-Type": "text/plain"})
         answer: Answer | None = self._forward(request)
         for fault in self._faults_for(request.path):
             answer = fault(answer) if answer is not None else None
@@ -99,19 +115,32 @@ class Proxy(RespondingServer):
             return applied
 
     def _forward(self, request: Request) -> Answer:
-        headers = {name: request.headers[name] for name in FORWARDED_HEADERS if name in request.headers}
+        forwarded = [name for name in FORWARDED_HEADERS if name in request.headers and name not in self._withheld]
+        headers = {name: request.headers[name] for name in forwarded}
         with requests.Session() as session:
             session.trust_env = False  # neither a proxy nor a .netrc
             answer = session.request(
                 request.method,
-                self._target + request.path,
+                self._target + request.path.removeprefix(self._prefix),
                 data=request.body,
                 headers=headers,
                 timeout=FORWARDING_SECONDS,
                 allow_redirects=False,
             )
+        with self._lock:
+            self.passed.append((request, answer.status_code))
         returned = {name: answer.headers[name] for name in RETURNED_HEADERS if name in answer.headers}
         return Answer(answer.status_code, answer.content, returned)
+
+
+def terminating(certificate: trustme.LeafCert, clients: trustme.CA | None = None) -> ssl.SSLContext:
+    """TLS with this certificate; with `clients`, only for those that have a certificate of that authority."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    if clients:
+        clients.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def fails_with(status: int, **headers: str) -> Fault:

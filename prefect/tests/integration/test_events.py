@@ -77,8 +77,17 @@ def test_an_event_tells_what_became_of_a_flow_run(stage: Stage, agent: AgentFact
         "aggregation_key": f"prefect.flow-run.{run['id']}",
     }
     ui = stage.api.api_url.removesuffix("/api")
-    for part in ("from Running to Failed", "run count 1", "The disk is full.", f"{ui}/runs/flow-run/{run['id']}"):
+    for part in ("from Running to Failed", "The disk is full.", f"{ui}/runs/flow-run/{run['id']}"):
         assert part in text
+
+
+@pytest.mark.needs("run counts in events")
+def test_an_event_tells_how_often_a_flow_run_has_run(stage: Stage, watching: Agent) -> None:
+    run = stage.run("PENDING", "RUNNING", "FAILED", "RUNNING", "COMPLETED")
+    stage.seen(run)
+    told = {event["event_type"]: event["msg_text"] for event in about(watching.run(), "flow-run", run["id"])}
+    assert "run count 1" in told["prefect.flow-run.Failed"]
+    assert "run count 2" in told["prefect.flow-run.Completed"]
 
 
 def test_an_event_tells_what_became_of_a_task_run(stage: Stage, watching: Agent) -> None:
@@ -241,6 +250,7 @@ def test_no_events_are_submitted_unless_they_are_asked_for(stage: Stage, agent: 
     assert result.count("flow_runs.completed.count") == 1
 
 
+@pytest.mark.needs("events of deployments")
 @pytest.mark.parametrize(
     ("names", "submitted"),
     [

@@ -6,15 +6,18 @@ import base64
 import logging
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import requests
 
 from ..conftest import AgentFactory
 from ..lab.agent import NAMESPACE, Agent, CheckRunResult
-from ..lab.server import FAST_EVENTS, HOST, PrefectServer, free_port
+from ..lab.ports import HOST, free_port
+from ..lab.server import FAST_EVENTS, PrefectServer
 from .proxy import Answer, RespondingServer
 
-USER, PASSWORD = "datadog", "correct-horse-battery"
+USER, PASSWORD = "datadog", "correct:horse:battery"
 WRONG_PASSWORD = "staple-and-a-zebra"
 TOKEN = "a-token-that-nobody-may-read"
 
@@ -57,10 +60,6 @@ def assert_secret(secrets: list[str], agent: Agent, log: pytest.LogCaptureFixtur
         assert secret not in log.text
 
 
-def basic(user: str, password: str) -> str:
-    return base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
 def test_nothing_listening_is_neither_healthy_nor_ready_and_the_error_says_where(agent: AgentFactory) -> None:
     url = f"http://{HOST}:{free_port()}/api"
     error = unusable(agent(prefect_url=url, collect_events=True).run(), health=0, ready=0)
@@ -80,55 +79,80 @@ def test_a_server_that_takes_connections_and_never_answers_is_unreachable(agent:
     assert "`prefect_url`" in error
 
 
-@pytest.mark.parametrize("credentials", [{}, {"username": USER, "password": WRONG_PASSWORD}])
-def test_a_server_that_wants_another_password_is_healthy_and_refuses_access(
-    guarded_server: PrefectServer,
-    agent: AgentFactory,
-    log: pytest.LogCaptureFixture,
-    credentials: dict[str, str],
+def basic(user: str, password: str) -> str:
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "username": {"username": USER, "password": WRONG_PASSWORD},
+    "auth_string": {"auth_string": f"{USER}:{WRONG_PASSWORD}"},
+    "api_key": {"api_key": TOKEN},
+    "headers": {"headers": {"Authorization": f"Bearer {TOKEN}"}},
+    "extra_headers": {"extra_headers": {"Authorization": f"Bearer {TOKEN}"}},
+    "custom_headers": {"custom_headers": {"X-Token": TOKEN}},
+}
+RIGHT: dict[str, dict[str, Any]] = {
+    "username": {"username": USER, "password": PASSWORD},
+    "auth_string": {"auth_string": f"{USER}:{PASSWORD}"},
+    "headers": {"headers": {"Authorization": f"Basic {basic(USER, PASSWORD)}"}},
+    "extra_headers": {"extra_headers": {"Authorization": f"Basic {basic(USER, PASSWORD)}"}},
+    "custom_headers": {"custom_headers": {"Authorization": f"Basic {basic(USER, PASSWORD)}"}},
+}
+SECRETS = [PASSWORD, WRONG_PASSWORD, TOKEN, basic(USER, PASSWORD), basic(USER, WRONG_PASSWORD)]
+
+
+@pytest.mark.needs("auth string")
+def test_without_credentials_a_server_that_wants_some_is_healthy_and_the_error_names_all_kinds(
+    guarded_server: PrefectServer, agent: AgentFactory
 ) -> None:
-    a = agent(prefect_url=guarded_server.api_url, **credentials)
+    error = unusable(agent(prefect_url=guarded_server.api_url).run(), health=1, ready=1)
+    for part in (guarded_server.api_url, "401", "`username`", "`password`", "`auth_string`", "`api_key`", "`headers`"):
+        assert part in error
+
+
+@pytest.mark.needs("auth string")
+@pytest.mark.parametrize("option", WRONG)
+def test_wrong_credentials_are_told_by_their_option_and_show_nowhere(
+    guarded_server: PrefectServer, agent: AgentFactory, log: pytest.LogCaptureFixture, option: str
+) -> None:
+    a = agent(prefect_url=guarded_server.api_url, log_requests=True, **WRONG[option])
     error = unusable(a.run(), health=1, ready=1)
     assert guarded_server.api_url in error
     assert "401" in error
-    assert "`username`" in error
-    assert "`password`" in error
-    assert_secret([PASSWORD, WRONG_PASSWORD, basic(USER, WRONG_PASSWORD)], a, log)
+    assert [other for other in WRONG if f"`{other}`" in error] == [option]
+    assert_secret(SECRETS, a, log)
+    assert log.records
 
 
-def test_with_the_right_password_all_is_collected(
-    guarded_server: PrefectServer, agent: AgentFactory, log: pytest.LogCaptureFixture
+@pytest.mark.needs("auth string")
+@pytest.mark.parametrize("option", RIGHT)
+def test_with_the_right_credentials_of_each_kind_all_is_collected_and_nothing_of_them_is_logged(
+    guarded_server: PrefectServer, agent: AgentFactory, log: pytest.LogCaptureFixture, option: str
 ) -> None:
-    a = agent(prefect_url=guarded_server.api_url, username=USER, password=PASSWORD)
-    result = a.run()
+    result = agent(prefect_url=guarded_server.api_url, log_requests=True, **RIGHT[option]).run()
     assert result.error == ""
     assert result.warnings == []
     assert (result.gauge("health"), result.gauge("ready")) == (1, 1)
     assert result.metadata["version.scheme"] == "semver"
-    assert PASSWORD not in log.text
-    assert basic(USER, PASSWORD) not in log.text
+    assert log.records
+    for secret in SECRETS:
+        assert secret not in log.text
+    assert "Authorization" not in log.text
 
 
-@pytest.mark.parametrize("option", ["headers", "extra_headers", "custom_headers"])
-def test_a_header_with_the_credentials_serves_as_well_as_a_password(
-    guarded_server: PrefectServer, agent: AgentFactory, log: pytest.LogCaptureFixture, option: str
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_http_proxy_that_wants_another_password_is_told_by_its_option(
+    agent: AgentFactory, log: pytest.LogCaptureFixture, scheme: str
 ) -> None:
-    header = {"Authorization": f"Basic {basic(USER, PASSWORD)}"}
-    result = agent(prefect_url=guarded_server.api_url, **{option: header}).run()
-    assert result.error == ""
-    assert result.warnings == []
-    assert result.gauge("health") == 1
-    assert basic(USER, PASSWORD) not in log.text
-
-
-@pytest.mark.parametrize("option", ["headers", "extra_headers", "custom_headers"])
-def test_a_refused_header_shows_nowhere(
-    guarded_server: PrefectServer, agent: AgentFactory, log: pytest.LogCaptureFixture, option: str
-) -> None:
-    a = agent(prefect_url=guarded_server.api_url, **{option: {"Authorization": f"Bearer {TOKEN}"}})
-    error = unusable(a.run(), health=1, ready=1)
-    assert guarded_server.api_url in error
-    assert_secret([TOKEN], a, log)
+    refusal = Answer(407, b"no", {"Proxy-Authenticate": "Basic"})
+    with RespondingServer(lambda _: refusal) as http_proxy:
+        address = http_proxy.url.replace("://", f"://{USER}:{WRONG_PASSWORD}@")
+        url = f"{scheme}://prefect.example:4200/api"
+        a = agent(prefect_url=url, skip_proxy=False, proxy={scheme: address})
+        error = unusable(a.run(), health=0, ready=0)
+        assert_secret([WRONG_PASSWORD, basic(USER, WRONG_PASSWORD)], a, log)
+    for part in (url, "407", "`proxy`"):
+        assert part in error
 
 
 def test_the_password_of_an_http_proxy_shows_nowhere(agent: AgentFactory, log: pytest.LogCaptureFixture) -> None:
@@ -140,7 +164,11 @@ def test_the_password_of_an_http_proxy_shows_nowhere(agent: AgentFactory, log: p
 def test_a_url_without_api_is_told_to_be_wrong_with_the_one_that_is_meant(
     server: PrefectServer, agent: AgentFactory
 ) -> None:
-    error = unusable(agent(prefect_url=server.url).run(), health=0, ready=0)
+    # Older servers give their user interface at any path that they do not know.
+    with requests.Session() as session:
+        session.trust_env = False
+        ready = session.get(f"{server.url}/ready", timeout=30).ok
+    error = unusable(agent(prefect_url=server.url).run(), health=0, ready=float(ready))
     assert f"{server.url} " in error
     assert "not Prefect's API" in error
     assert "`prefect_url`" in error

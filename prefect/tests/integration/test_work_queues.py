@@ -57,6 +57,7 @@ def test_a_run_ten_minutes_late_is_a_backlog_of_one_at_every_check_run(stage: St
         assert tags == stage.queue_tags | {"work_queue_status:NOT_READY"}
 
 
+@pytest.mark.needs("kinds of retries")
 def test_the_backlog_holds_what_is_due_or_pending_and_nothing_else(stage: Stage, agent: AgentFactory) -> None:
     api = stage.api
 

@@ -20,9 +20,10 @@ import yaml
 
 from .agent import Agent, CheckRunResult
 from .errors import LabError
+from .ports import HOST, free_port
 from .report import Report
 from .scenario import Scenario
-from .server import FAST_EVENTS, HOST, PrefectServer, free_port
+from .server import FAST_EVENTS, PrefectServer
 
 DEFAULT_INTERVAL_SECONDS = 15.0
 

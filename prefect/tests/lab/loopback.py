@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from .server import HOST
+from .ports import HOST
 
 
 class LoopbackServer:
-    """Lets `handler` answer each request in a thread of its own, from entry to exit."""
+    """Lets `handler` answer each request in a thread of its own, from entry to exit; with `tls`, over TLS."""
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(self, handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> None:
         self._server = ThreadingHTTPServer((HOST, 0), handler)
+        self._scheme = "https" if tls else "http"
+        if tls:
+            # A handshake that fails ends in accept(), where socketserver passes over it.
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property
     def url(self) -> str:
         """Where it listens, without a path."""
-        return f"http://{HOST}:{self._server.server_port}"
+        return f"{self._scheme}://{HOST}:{self._server.server_port}"
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -52,7 +57,7 @@ class QuietHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.respond()
 
-    do_POST = do_GET  # noqa: N815 - the name that http.server calls
+    do_POST = do_CONNECT = do_GET  # noqa: N815 - the names that http.server calls
 
     def log_message(self, *_: Any) -> None:
         pass

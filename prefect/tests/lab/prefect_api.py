@@ -112,7 +112,9 @@ class PrefectApi:
         self, name: str, flow_id: str, pool: str | None = None, queue: str | None = None, **fields: Any
     ) -> Json:
         """A deployment; `fields` may hold e.g. `entrypoint`, `schedules`, `paused` or `concurrency_limit`."""
-        body = {"name": name, "flow_id": flow_id, "work_pool_name": pool, "work_queue_name": queue, **fields}
+        body: Json = {"name": name, "flow_id": flow_id, "work_pool_name": pool, "work_queue_name": queue}
+        # Prefect 3.0 would refuse runs of a deployment that says nothing about its parameters.
+        body |= {"enforce_parameter_schema": False, **fields}
         return _object(self.post("deployments/", body))
 
     def deployment(self, deployment_id: str) -> Json:

@@ -15,12 +15,23 @@ KILL_SECONDS = 5.0
 
 
 class LabProcess:
-    """One process in a session of its own, so that a Ctrl-C in the terminal reaches only us: we stop it in order."""
+    """One process in a session of its own, so that a Ctrl-C in the terminal reaches only us: we stop it in order.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log_path: Path) -> None:
+    `user` is who runs it, where that is not who runs us.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        log_path: Path,
+        user: str | None = None,
+    ) -> None:
         self._command = list(command)
         self._environment = dict(environment)
         self._folder = folder
+        self._user = user
         self._process: subprocess.Popen[bytes] | None = None
         self.log_path = log_path
 
@@ -35,6 +46,7 @@ class LabProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                user=self._user,
             )
 
     @property

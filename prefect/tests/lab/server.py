@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,13 @@ from types import TracebackType
 import requests
 
 from .errors import LabError
+from .ports import HOST, free_port, port_is_free
+from .postgres import PostgresBackend
+from .postgres import is_wanted as postgres_is_wanted
 from .processes import LabProcess, kill_processes_of
 from .waiting import wait_until
 
-HOST = "127.0.0.1"
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 # What a caller's shell says about Python, Prefect or Datadog is not for the server: it must come up the same anywhere.
@@ -29,10 +30,10 @@ FAST_EVENTS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
 
-# `prefect` without Python's cyclic garbage collection. Collecting an SQLite cursor blocks the server's event loop while
-# a thread waits for the database's lock, and who holds the lock waits for the event loop: now and then the server would
-# stand still for the 60 s that SQLite waits for a lock.
-_SERVE = "import gc; gc.disable(); from prefect.cli import app; app()"
+# Without Python's cyclic garbage collection. Collecting an SQLite cursor blocks the server's event loop while a thread
+# waits for the database's lock, and who holds the lock waits for the event loop: now and then the server would stand
+# still for the 60 s that SQLite waits for a lock. Older versions serve from a process of their own, hence no option.
+_SITE_CUSTOMIZE = "import gc; gc.disable()\n"
 
 
 class PrefectServer:
@@ -40,23 +41,39 @@ class PrefectServer:
 
     `env` adds settings, e.g. `{"PREFECT_SERVER_API_DEFAULT_LIMIT": "50"}`. As a context manager it is started on
     entry, stopped and removed on exit. `stop` and `start` in between keep home and port: the server was down.
+    With PREFECT_LAB_DATABASE=postgres it is two processes, the API and its services, on PostgreSQL.
     """
 
-    def __init__(self, env: Mapping[str, str] | None = None, port: int | None = None) -> None:
+    def __init__(self, env: Mapping[str, str] | None = None, port: int | None = None, host: str = HOST) -> None:
         self._programs = programs_folder()
         self._extra = dict(env or {})
         self.folder = Path(tempfile.mkdtemp(prefix="prefect-lab-"))
         self.home = self.folder / "home"
         self.home.mkdir()
         (self.folder / "tmp").mkdir()
-        self.port = port or free_port()
+        self.host = host
+        self.port = port or free_port(host)
         self.log_path = self.folder / "server.log"
-        command = self.command("python", "-c", _SERVE, "server", "start", "--host", HOST, "--port", str(self.port))
-        self._process = LabProcess(command, self.environment(), self.home, self.log_path)
+        (self.folder / "site").mkdir()
+        (self.folder / "site" / "sitecustomize.py").write_text(_SITE_CUSTOMIZE)
+        self._backend: PostgresBackend | None = None
+        self._services: LabProcess | None = None
+        self._was_started = False
+        command = self.command("prefect", "server", "start", "--host", host, "--port", str(self.port))
+        environment = {**self.environment(), "PYTHONPATH": str(self.folder / "site")}
+        if postgres_is_wanted():
+            [program] = self.command("prefect")
+            self._backend = PostgresBackend(self.folder, program, self.environment())
+            environment |= self._backend.environment
+            services = self.command("prefect", "server", "services", "start")
+            self._services = LabProcess(services, environment, self.home, self.folder / "services.log")
+            command.append("--no-services")
+        self._process = LabProcess(command, environment, self.home, self.log_path)
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
     @property
     def api_url(self) -> str:
@@ -83,10 +100,15 @@ class PrefectServer:
 
     def start(self) -> None:
         """Start the server and return when its API answers. Raises `LabError` when it does not come up."""
-        if not port_is_free(self.port):
-            raise LabError(f"Port {self.port} on {HOST} is taken by another program.")
+        if not port_is_free(self.port, self.host):
+            raise LabError(f"Port {self.port} on {self.host} is taken by another program.")
         try:
+            if self._backend and not self._was_started:
+                self._backend.start()
+            self._was_started = True
             self._process.start()
+            if self._services:
+                self._services.start()
         except OSError as error:
             raise LabError(f"The Prefect server cannot be run from {self._programs}: {error.strerror}.") from error
         wait_until(self._is_up, START_SECONDS, f"An answer of the Prefect server at {self.api_url}/health")
@@ -94,12 +116,16 @@ class PrefectServer:
     def stop(self) -> None:
         """Stop the server and leave its home and port for another `start`; workers and flow runs go on without it."""
         self._process.stop()
+        if self._services:
+            self._services.stop()
 
     def close(self) -> None:
         """Stop the server, kill all that works with it (workers, flow runs), and remove its folder."""
         try:
             self.stop()
         finally:
+            if self._backend:
+                self._backend.stop()
             kill_processes_of(f"PREFECT_HOME={self.home}")
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -118,8 +144,8 @@ class PrefectServer:
             "HOME": str(self.home),
             "TMPDIR": str(self.folder / "tmp"),  # workers leave things behind
             "PATH": os.pathsep.join([str(self._programs), os.environ.get("PATH", os.defpath)]),
-            "NO_PROXY": HOST,
-            "no_proxy": HOST,
+            "NO_PROXY": self.host,
+            "no_proxy": self.host,
             "DO_NOT_TRACK": "1",
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.api_url,
@@ -133,6 +159,9 @@ class PrefectServer:
         return environment | self._extra
 
     def _is_up(self) -> bool:
+        if not self._process.is_running and "already in use" in self._process.last_log_lines():
+            # Older versions do not take a port back that was in use a minute ago.
+            self._process.start()
         if not self._process.is_running:
             raise LabError(
                 f"The Prefect server ended with exit code {self._process.exit_code} before it answered; "
@@ -153,22 +182,3 @@ def programs_folder() -> Path:
     if not folder.is_dir():
         raise LabError(f"There is no virtual environment with Prefect in {venv}; `make check` makes one.")
     return folder
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def port_is_free(port: int) -> bool:
-    """Whether a server could listen on `port` of the loopback interface."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True

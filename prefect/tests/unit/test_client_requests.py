@@ -18,7 +18,11 @@ from datadog_checks.prefect.api import client
 from datadog_checks.prefect.api.errors import (
     AccessDenied,
     ApiError,
+    CertificateForAnotherName,
+    CertificateOutOfDate,
     CertificateRefused,
+    CertificateUntrusted,
+    CsrfTokenRefused,
     NotPrefect,
     Redirected,
     Rejected,
@@ -27,7 +31,7 @@ from datadog_checks.prefect.api.errors import (
     Unreachable,
 )
 
-from .fake_http import URL, FakeHttp, FakeResponse, Outcome, Time, answer, client_of
+from .fake_http import URL, FakeHttp, FakeResponse, Outcome, Sent, Time, answer, client_of
 
 SECRET = "hunter2-the-secret"
 
@@ -44,6 +48,7 @@ def test_a_get_is_sent_with_its_parameters_over_a_connection_that_is_kept() -> N
     client_of(http, Time(), headers={"X-Custom": "1"}).get("/flow_run_states/", json.loads, params={"flow_run_id": "a"})
     [sent] = http.sent
     assert (sent.method, sent.url) == ("get", f"{URL}/flow_run_states/")
+    assert sent.options.pop("auth") is not None  # or requests would look into a .netrc
     assert sent.options == {
         "persist": True,
         "stream": True,
@@ -207,14 +212,26 @@ def test_a_connection_that_fails_names_the_url_and_the_cause_in_plain_words(outc
     assert "`prefect_url`" in message
 
 
-def test_a_certificate_that_is_not_accepted_is_no_matter_of_trying_again() -> None:
+@pytest.mark.parametrize(
+    ("code", "expected", "option"),
+    [
+        (18, CertificateUntrusted, "`tls_ca_cert`"),
+        (10, CertificateOutOfDate, "renew"),
+        (9, CertificateOutOfDate, "clock"),
+        (62, CertificateForAnotherName, "`prefect_url`"),
+        (64, CertificateForAnotherName, "`prefect_url`"),
+    ],
+)
+def test_a_certificate_that_is_not_accepted_is_no_matter_of_trying_again(
+    code: int, expected: type[ApiError], option: str
+) -> None:
     cause = ssl.SSLCertVerificationError(1, "certificate verify failed")
-    cause.verify_message = "self-signed certificate"
+    cause.verify_code, cause.verify_message = code, "what OpenSSL says"
     http = FakeHttp(exceptions.SSLError(MaxRetryError(None, URL, Urllib3SSLError(cause))))  # type: ignore[arg-type]
-    with pytest.raises(CertificateRefused) as raised:
+    with pytest.raises(expected) as raised:
         client_of(http, Time()).get("/health", json.loads)
     assert len(http.sent) == 1
-    for part in (URL, "self-signed certificate", "`tls_ca_cert`"):
+    for part in (URL, "what OpenSSL says", option):
         assert part in str(raised.value)
 
 
@@ -300,9 +317,59 @@ def test_a_server_that_refuses_its_own_csrf_token_refuses_access() -> None:
         answer({"token": "t1"}),
         answer({"detail": "Invalid CSRF token or client identifier."}, status=403),
     )
-    with pytest.raises(AccessDenied, match="403"):
+    with pytest.raises(CsrfTokenRefused, match="403"):
         client_of(http, Time()).post("/flows/filter", json.loads, {})
     assert len(http.sent) == 3
+
+
+EXPIRING = {"token": "t1", "expiration": "2026-03-14T10:00:00Z"}
+
+
+def sent_at(*outcomes: FakeResponse, minutes: float) -> list[Sent]:
+    """What is sent for a second POST, that long after the first one got a token at nine that expires at ten."""
+    http = FakeHttp(
+        answer({"detail": "Missing CSRF token."}, status=403, Date="Sat, 14 Mar 2026 09:00:00 GMT"),
+        answer(EXPIRING),
+        answer("ok"),
+        *outcomes,
+    )
+    time = Time()
+    client = client_of(http, time)
+    assert client.post("/flows/filter", json.loads, {}) == "ok"
+    time.now += minutes * 60
+    client._deadline = time.now + 15
+    assert client.post("/flows/filter", json.loads, {}) == "ok"
+    return http.sent[3:]
+
+
+def test_a_csrf_token_is_kept_while_it_is_good_for_more_than_a_minute() -> None:
+    [post] = sent_at(answer("ok"), minutes=58.9)
+    assert post.options["extra_headers"]["Prefect-Csrf-Token"] == "t1"
+
+
+def test_a_csrf_token_is_renewed_a_minute_before_it_expires() -> None:
+    renewal, post = sent_at(answer({"token": "t2"}), answer("ok"), minutes=59.1)
+    assert renewal.url.endswith("/csrf-token")
+    assert post.options["extra_headers"]["Prefect-Csrf-Token"] == "t2"
+
+
+def test_where_csrf_protection_was_switched_off_no_token_is_sent_any_more() -> None:
+    refusal = answer({"detail": "CSRF protection is disabled."}, status=422)
+    _, post = sent_at(refusal, answer("ok"), minutes=70)
+    assert post.options["extra_headers"] == {}
+
+
+@pytest.mark.parametrize("expiration", [None, 5, "soon", "2026-03-14T10:00:00", []])
+def test_a_csrf_token_without_an_expiration_is_kept_until_it_is_refused(expiration: object) -> None:
+    http = FakeHttp(
+        answer({"detail": "Missing CSRF token."}, status=403),
+        answer({"token": "t1", "expiration": expiration}),
+        answer("ok"),
+    )
+    client = client_of(http, Time())
+    for _ in range(2):
+        assert client.post("/flows/filter", json.loads, {}) == "ok"
+    assert len(http.sent) == 4
 
 
 @pytest.mark.parametrize("body", [{}, [], {"tok": 1}, "t"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -25,8 +26,10 @@ MALFORMED: dict[str, tuple[object, ...]] = {
     "connect_timeout": BAD_TIMEOUTS,
     "read_timeout": BAD_TIMEOUTS,
     "min_collection_interval": ("often",),
-    "username": (["u"],),
-    "password": ({"p": 1},),
+    "auth_string": ("", 754, ["u:p"], "u:p\n", None),
+    "api_key": ("", 5, "Bearer hunter2secret", "hunter2secret\n", "hünter2secret", {"key": "hunter2secret"}),
+    "username": (["u"], "only-the-name"),
+    "password": ({"p": 1}, "only-the-password"),
 }
 NAME_OPTIONS = ("work_pool_names", "work_queue_names", "deployment_names", "event_names")
 
@@ -145,6 +148,62 @@ def test_a_header_that_cannot_be_sent_is_refused_without_repeating_it(value: str
     assert "hunter2" not in result.error
 
 
+CREDENTIALS: dict[str, dict[str, Any]] = {
+    "auth_string": {"auth_string": "user:hunter2secret"},
+    "api_key": {"api_key": "hunter2secret"},
+    "username": {"username": "user", "password": "hunter2secret"},
+    "auth_token": {
+        "auth_token": {
+            "reader": {"type": "file", "path": "/run/secrets/token"},
+            "writer": {"type": "header", "name": "authorization"},
+        },
+    },
+    "headers": {"headers": {"Authorization": "Bearer hunter2secret"}},
+    "extra_headers": {"extra_headers": {"authorization": "Bearer hunter2secret"}},
+    "custom_headers": {"custom_headers": {"AUTHORIZATION": "Bearer hunter2secret"}},
+}
+
+
+@pytest.mark.parametrize("pair", itertools.combinations(CREDENTIALS, 2), ids=" and ".join)
+def test_two_kinds_of_credentials_are_refused_by_name_without_repeating_them(pair: tuple[str, str]) -> None:
+    one, other = pair
+    result = run(**CREDENTIALS[one], **CREDENTIALS[other])
+    assert_refused(result, f"`{one}`", f"`{other}`")
+    assert "hunter2" not in result.error
+
+
+@pytest.mark.parametrize("auth_type", ["ntlm", "kerberos", "aws"])
+@pytest.mark.parametrize("option", ["auth_string", "api_key", "headers"])
+def test_another_type_of_authentication_excludes_the_other_kinds(option: str, auth_type: str) -> None:
+    assert_refused(run(auth_type=auth_type, **CREDENTIALS[option]), f"`{option}`", "`auth_type`")
+
+
+@pytest.mark.parametrize("option", CREDENTIALS)
+def test_one_kind_of_credentials_is_taken(option: str) -> None:
+    assert run(**CREDENTIALS[option]).error == "the options were taken"
+
+
+def test_a_header_that_is_none_of_credentials_goes_with_all_of_them() -> None:
+    for options in CREDENTIALS.values():
+        if "headers" not in options:
+            assert run(**options, headers={"X-Team": "data"}).error == "the options were taken"
+
+
+def test_letters_that_the_old_encoding_has_not_are_refused_unless_the_new_one_is_asked_for() -> None:
+    snowman: dict[str, Any] = {"username": "user", "password": "hunter2☃"}
+    result = run(**snowman)
+    assert_refused(result, "password", "use_legacy_auth_encoding")
+    assert "hunter2" not in result.error
+    assert run(**snowman, use_legacy_auth_encoding=False).error == "the options were taken"
+
+
+@pytest.mark.parametrize("value", ["hunter2secret\n", "Bearer hunter2secret"])
+@pytest.mark.parametrize("option", ["auth_string", "api_key"])
+def test_a_secret_that_is_refused_is_not_repeated(option: str, value: str) -> None:
+    instance: dict[str, Any] = {option: value}
+    assert "hunter2" not in run(**instance).error
+
+
 @pytest.mark.parametrize(("option", "value"), [("timeout", "soon"), ("timeout", 0), ("proxy", "http://proxy:3128")])
 def test_an_option_for_all_instances_that_is_not_what_it_takes_is_refused(option: str, value: Any) -> None:
     assert_refused(run({option: value}), option)
@@ -165,6 +224,9 @@ def test_all_options_that_are_refused_by_their_types_are_named_at_once() -> None
         {"late_start_grace_seconds": 0, "worker_stale_after_seconds": 0.5},
         {name: {"include": ["^etl"], "exclude": []} for name in NAME_OPTIONS},
         {name: {} for name in NAME_OPTIONS},
+        {"auth_string": "user:with:colons:and ünicode"},
+        {"auth_string": "no-colon-at-all"},
+        {"username": "", "password": "p"},
         {"custom_headers": {"X-Team": "data"}, "tags": ["env:prod"], "collect_events": True},
     ],
     ids=str,

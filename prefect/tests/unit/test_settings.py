@@ -66,6 +66,11 @@ def test_a_check_run_may_take_its_interval_but_not_less_than_fifteen_seconds(int
         (f"{URL}/", "http://prefect.test:4200"),
         ("https://host/team/prefect/api", "https://host/team/prefect"),
         ("https://host/prefect", "https://host/prefect"),
+        (
+            "https://api.prefect.cloud/api/accounts/a1/workspaces/w1",
+            "https://app.prefect.cloud/account/a1/workspace/w1",
+        ),
+        ("https://gateway/api/accounts/a1/workspaces/w1/", "https://gateway/account/a1/workspace/w1"),
     ],
 )
 def test_the_user_interface_is_where_the_api_is_without_its_last_part(url: str, ui_url: str) -> None:
@@ -85,6 +90,7 @@ def test_the_user_interface_is_where_the_api_is_without_its_last_part(url: str, 
         ({"work_pool_names": {"include": ["a", "b"]}}, {"work_pool_names": {"include": ["b", "a"]}}),
         ({}, {"work_pool_names": {"include": [], "exclude": []}}),
         ({"username": "u", "password": "old"}, {"username": "v", "password": "new"}),
+        ({"auth_string": "u:p"}, {"api_key": "k"}),
         ({}, {"custom_headers": {"Authorization": "Bearer x"}, "headers": {"X": "1"}}),
         ({}, {"event_names": {"include": ["Failed"]}, "collect_events": True}),
         ({}, {"late_start_grace_seconds": 60, "worker_stale_after_seconds": 60}),

@@ -6,28 +6,38 @@ import io
 import json
 import random
 import ssl
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.auth import AuthBase
 from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from datadog_checks.base.utils.http import RequestsWrapper
 from datadog_checks.prefect.clock import ServerClock, http_date
+from datadog_checks.prefect.credentials import Credentials
 
 from .errors import (
     AccessDenied,
     ApiError,
-    CertificateRefused,
+    CertificateForAnotherName,
+    CertificateOutOfDate,
+    CertificateUntrusted,
+    ClientCertificateWanted,
+    CsrfTokenRefused,
     NotPrefect,
     OutOfTime,
     Redirected,
     Rejected,
+    ServerUnusable,
+    TlsFilesUnusable,
     TlsRefused,
     UnexpectedAnswer,
     Unreachable,
@@ -41,6 +51,16 @@ LEAST_TIMEOUT_SECONDS = 0.05
 CHUNK_BYTES = 65536
 # A page of 200 runs whose parameters are as large as Prefect lets them be is half of it.
 MOST_BODY_BYTES = 256 * 1024 * 1024
+
+# OpenSSL's codes for what is wrong with a certificate (X509_V_ERR_…).
+OUT_OF_DATE = frozenset({9, 10})
+ANOTHER_NAME = frozenset({62, 64})
+# What the other side's alerts are called that are about this side's certificate.
+CLIENT_CERTIFICATE_ALERTS = ("CERTIFICATE_REQUIRED", "ALERT_HANDSHAKE_FAILURE", "UNKNOWN_CA", "ALERT_BAD_CERTIFICATE")
+# A CSRF token is renewed when a quarter of its life is left, or a minute.
+CSRF_MARGIN = timedelta(minutes=1)
+
+PROXY_WANTS_PASSWORD = "Tunnel connection failed: 407"
 
 NO_URL = "a place that is no URL"
 DEEPEST_CAUSE = 10
@@ -62,6 +82,29 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True)
+class _CsrfToken:
+    """A token, and when to have a new one, by the server's clock; None where the server does not say."""
+
+    headers: Mapping[str, str] = field(repr=False)
+    renew_at: datetime | None
+
+
+class _Authorization(AuthBase):
+    """Sends the header `Authorization` as it is given, or as the instance's headers have it when None.
+
+    Without one, requests would take user and password from a `.netrc` of the Agent's user.
+    """
+
+    def __init__(self, value: str | None) -> None:
+        self._value = value
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._value is not None:
+            request.headers["Authorization"] = self._value
+        return request
+
+
 class _Transient(Exception):
     """Worth another try; carries the error to end in, and how long the server asks to wait."""
 
@@ -75,7 +118,8 @@ class Client:
     """Sends requests to one Prefect API.
 
     It keeps connections alive, never follows a redirect, tries again what a busy server or a bad network broke, and
-    stops when the check run's time is used up. `url` has no trailing slash; `headers` go with every request.
+    stops when the check run's time is used up. Requests may be sent from several threads. `url` has no trailing slash;
+    `headers` go with every request.
     `has_answered` tells whether there was an answer, be it any, in this check run.
     """
 
@@ -85,6 +129,7 @@ class Client:
         url: str,
         clock: ServerClock,
         headers: Mapping[str, str],
+        credentials: Credentials | None = None,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -94,7 +139,14 @@ class Client:
         self._headers = dict(headers)
         # One for the life of the check: each client has one token, and a new one voids it.
         self._csrf_client = str(uuid.uuid4())
-        self._csrf_headers: dict[str, str] = {}
+        self._csrf_token: _CsrfToken | None = None
+        self._csrf_lock = threading.Lock()
+        self._clock_lock = threading.Lock()
+        self._credentials = credentials or Credentials()
+        # Where an option of the base class makes the header, requests has its own object for it.
+        self._auth: dict[str, Any] = {}
+        if self._credentials.authorization or not http.options.get("auth"):
+            self._auth = {"auth": _Authorization(self._credentials.authorization)}
         self._sleep = sleep
         self._monotonic = monotonic
         self._budget = 0.0
@@ -133,10 +185,13 @@ class Client:
         request = f"{method.upper()} {path}"
 
         def attempt() -> Parsed:
-            answer = self._exchange(method, path, **options)
+            token = self._csrf_token_of_now()
+            answer = self._exchange(method, path, token, **options)
             if _wants_csrf_token(answer):
-                self._fetch_csrf_token()
-                answer = self._exchange(method, path, **options)
+                token = self._new_csrf_token(instead_of=token)
+                answer = self._exchange(method, path, token, **options)
+                if _wants_csrf_token(answer):
+                    raise CsrfTokenRefused(self.url, answer.status)
             self._refuse_bad_status(request, path, answer)
             try:
                 return parse(answer.body)
@@ -165,7 +220,7 @@ class Client:
         if (wait := self._hold_until - self._monotonic()) > 0:
             self._sleep(wait)
 
-    def _exchange(self, method: str, path: str, **options: Any) -> Answer:
+    def _exchange(self, method: str, path: str, csrf_token: _CsrfToken | None = None, **options: Any) -> Answer:
         """One request and its whole answer; busy servers and broken connections are `_Transient`."""
         request = f"{method.upper()} {path}"
         sent = self._monotonic()
@@ -181,7 +236,8 @@ class Client:
                 stream=True,
                 allow_redirects=False,
                 timeout=timeout,
-                extra_headers={**self._headers, **self._csrf_headers},
+                extra_headers={**self._headers, **(csrf_token.headers if csrf_token else {})},
+                **self._auth,
                 **options,
             )
             try:
@@ -190,16 +246,18 @@ class Client:
             finally:
                 response.close()
         except requests.exceptions.SSLError as error:
-            cause = _innermost(error)
-            refused = CertificateRefused if isinstance(cause, ssl.SSLCertVerificationError) else TlsRefused
-            raise refused(self.url, _plain_words(cause)) from None
+            raise _tls_error(self.url, _innermost(error)) from None
         except (requests.exceptions.RequestException, HTTPError) as error:
             raise self._no_answer(request, max(timeout), error) from None
         except ValueError:
             # requests looks at where a redirect leads even when it is not to follow it.
             raise Redirected(self.url, NO_URL) from None
+        except OSError as error:
+            # Not from the network, whose errors requests wraps, but from reading the files of the TLS options.
+            raise TlsFilesUnusable(self.url, _plain_words(error)) from None
         self.has_answered = True
-        self.clock.observe(answer.headers.get("Date"), sent, self._monotonic())
+        with self._clock_lock:
+            self.clock.observe(answer.headers.get("Date"), sent, self._monotonic())
         if answer.status in WORTH_RETRYING:
             busy = Rejected(request, answer.status, _detail(answer.body))
             raise _Transient(busy, _retry_after_seconds(answer.headers))
@@ -214,7 +272,15 @@ class Client:
             if self._monotonic() >= self._deadline:
                 return OutOfTime(request, self._budget)
             return Unreachable(self.url, f"no answer to {request} within {timeout_seconds:.3g} s")
-        return _Transient(Unreachable(self.url, _plain_words(cause)))
+        words = _plain_words(cause)
+        if isinstance(error, requests.exceptions.ProxyError):
+            if PROXY_WANTS_PASSWORD in str(cause):
+                return AccessDenied(self.url, 407, ("proxy",))
+            words = f"the HTTP proxy on the way, see `proxy` and `skip_proxy`, gives no connection ({words})"
+        if self.url.startswith("https:") and isinstance(cause, (ConnectionResetError, BrokenPipeError)):
+            # With TLS 1.3 the alert that says so may be lost with the connection.
+            words += " (as a proxy does that wants a client certificate, which `tls_cert` names)"
+        return _Transient(Unreachable(self.url, words))
 
     def _read_body(self, request: str, response: requests.Response, timeout_seconds: float) -> bytes:
         """The whole body, read as it comes: who asks for more waits for all of it, however slowly it trickles in."""
@@ -233,23 +299,51 @@ class Client:
             parts.write(part)
         raise OutOfTime(request, self._budget)
 
-    def _fetch_csrf_token(self) -> None:
-        """Get the token that a server with CSRF protection wants with each POST, until it refuses that one too."""
+    @property
+    def has_csrf_token(self) -> bool:
+        """Whether the server has asked for a CSRF token."""
+        return self._csrf_token is not None
+
+    def _csrf_token_of_now(self) -> _CsrfToken | None:
+        """The token, or a new one before the server refuses it; None as long as it has not asked for one."""
+        token = self._csrf_token
+        if token is None or token.renew_at is None or self.clock.now() < token.renew_at:
+            return token
+        try:
+            return self._new_csrf_token(instead_of=token)
+        except Rejected:
+            # The protection was switched off, or the server is another one: whether it wants a token will show.
+            self._csrf_token = None
+            return None
+
+    def _new_csrf_token(self, instead_of: _CsrfToken | None) -> _CsrfToken:
+        """The token that replaces one; of requests that run side by side, the first gets it for all."""
+        with self._csrf_lock:
+            if self._csrf_token is None or self._csrf_token is instead_of:
+                self._csrf_token = self._fetch_csrf_token()
+            return self._csrf_token
+
+    def _fetch_csrf_token(self) -> _CsrfToken:
+        """Get the token that a server with CSRF protection wants with each POST."""
         answer = self._exchange("get", "/csrf-token", params={"client": self._csrf_client})
         self._refuse_bad_status("GET /csrf-token", "/csrf-token", answer)
         try:
-            token = str(json.loads(answer.body)["token"])
+            document = json.loads(answer.body)
+            headers = {"Prefect-Csrf-Token": str(document["token"]), "Prefect-Csrf-Client": self._csrf_client}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._not_as_expected("GET /csrf-token", answer, error) from None
-        self._csrf_headers = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": self._csrf_client}
+        return _CsrfToken(headers, _renewal_time(document.get("expiration"), self.clock.now()))
 
     def _refuse_bad_status(self, request: str, path: str, answer: Answer) -> None:
         if 200 <= answer.status < 300:
             return
         if 300 <= answer.status < 400:
-            raise Redirected(self.url, _redirect_target(self.url, path, answer.headers.get("Location")))
+            target, elsewhere = _redirect_target(self.url, path, answer.headers.get("Location"))
+            raise Redirected(self.url, target, elsewhere)
+        if answer.status == 407:
+            raise AccessDenied(self.url, answer.status, ("proxy",))
         if answer.status in (401, 403):
-            raise AccessDenied(self.url, answer.status)
+            raise AccessDenied(self.url, answer.status, self._credentials.options)
         raise Rejected(request, answer.status, _detail(answer.body))
 
     def _not_as_expected(self, request: str, answer: Answer, error: Exception) -> ApiError:
@@ -272,16 +366,30 @@ def _too_long(request: str) -> UnexpectedAnswer:
     return UnexpectedAnswer(request, f"the answer is longer than {MOST_BODY_BYTES >> 20} MiB")
 
 
-def _redirect_target(url: str, path: str, location: str | None) -> str:
-    """What to configure in place of `url` for the request to arrive; without a query, which may hold a token."""
+def _redirect_target(url: str, path: str, location: str | None) -> tuple[str, bool]:
+    """What to configure in place of `url` for the request to arrive; without a query, which may hold a token.
+
+    And whether the redirect leads to another path than the one that was asked for.
+    """
     if not location:
-        return "a place that it does not name"
+        return "a place that it does not name", False
     try:
         target = urlsplit(urljoin(url + path, location))
     except ValueError:
-        return NO_URL
+        return NO_URL, False
     host = target.netloc.rpartition("@")[2]
-    return f"{target.scheme}://{host}{target.path.rstrip('/').removesuffix(path)}"
+    found = target.path.rstrip("/")
+    return f"{target.scheme}://{host}{found.removesuffix(path)}", not found.endswith(path.rstrip("/"))
+
+
+def _renewal_time(expiration: Any, now: datetime) -> datetime | None:
+    try:
+        until = datetime.fromisoformat(str(expiration))
+    except ValueError:
+        return None
+    if until.tzinfo is None:
+        return None
+    return until - min(CSRF_MARGIN, (until - now) / 4)
 
 
 def _wants_csrf_token(answer: Answer) -> bool:
@@ -316,9 +424,21 @@ def _innermost(error: BaseException) -> BaseException:
     return cause
 
 
+def _tls_error(url: str, cause: BaseException) -> ServerUnusable:
+    """What to say of a connection on which TLS failed."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        words = getattr(cause, "verify_message", "") or type(cause).__name__
+        code = getattr(cause, "verify_code", 0)
+        if code in OUT_OF_DATE:
+            return CertificateOutOfDate(url, words)
+        return CertificateForAnotherName(url, words) if code in ANOTHER_NAME else CertificateUntrusted(url, words)
+    reason = getattr(cause, "reason", None)
+    if isinstance(reason, str) and any(alert in reason for alert in CLIENT_CERTIFICATE_ALERTS):
+        return ClientCertificateWanted(url, reason.lower().replace("_", " "))
+    return TlsRefused(url, _plain_words(cause))
+
+
 def _plain_words(cause: BaseException) -> str:
-    if message := getattr(cause, "verify_message", ""):
-        return f"the certificate is not accepted ({message})"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return PLAIN_WORDS.get(type(cause).__name__, type(cause).__name__)

@@ -5,13 +5,23 @@ No message holds a credential: they are built from the configured URL, which may
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+# What belongs to an option that stands for several.
+TOGETHER = {"username": ("username", "password"), "tls_cert": ("tls_cert", "tls_private_key")}
+
 
 class ApiError(Exception):
     """A request, with its retries, did not give what was asked for."""
 
 
 class ServerUnusable(ApiError):
-    """Nothing that is sent to this URL can succeed: the whole check run ends."""
+    """Nothing that is sent to this URL can succeed: the whole check run ends. `remedy` says what to do about it."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(f"{cause}. {remedy}")
+        self.cause = cause
+        self.remedy = remedy
 
 
 class Unreachable(ServerUnusable):
@@ -19,39 +29,111 @@ class Unreachable(ServerUnusable):
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
-            f"Prefect's API at {url} cannot be reached: {cause}. "
-            "Is the server up, and is `prefect_url` the address that this Agent can reach it at?"
+            f"Prefect's API at {url} cannot be reached: {cause}",
+            "Is the server up, and is `prefect_url` the address that this Agent can reach it at?",
         )
 
 
-class CertificateRefused(ServerUnusable):
-    """The server's certificate is not trusted, has expired, or is for another name."""
+class TlsFailed(ServerUnusable):
+    """No connection that TLS protects."""
+
+
+class CertificateRefused(TlsFailed):
+    """The server's certificate is not accepted."""
+
+    def __init__(self, url: str, cause: str, remedy: str) -> None:
+        super().__init__(f"TLS with {url} failed: the certificate is not accepted ({cause})", remedy)
+
+
+class CertificateUntrusted(CertificateRefused):
+    """It is signed by nobody whom this host trusts, or by itself."""
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
-            f"TLS with {url} failed: {cause}. Set `tls_ca_cert` to the authority that signed the server's certificate, "
-            "or mend `prefect_url` if the certificate is for another name."
+            url,
+            cause,
+            "It is not trusted: set `tls_ca_cert` to the certificate of the authority that signed it, or to it itself "
+            "where it signs itself.",
         )
 
 
-class TlsRefused(ServerUnusable):
+class CertificateOutOfDate(CertificateRefused):
+    """Its time is over, or has not begun."""
+
+    def __init__(self, url: str, cause: str) -> None:
+        super().__init__(
+            url, cause, "It is out of date: renew it where TLS ends, and see that this host's clock is right."
+        )
+
+
+class CertificateForAnotherName(CertificateRefused):
+    """It is for another host name or address."""
+
+    def __init__(self, url: str, cause: str) -> None:
+        super().__init__(
+            url,
+            cause,
+            "It is for another name: set `prefect_url` to a name that it is for, or have it made for this one.",
+        )
+
+
+class ClientCertificateWanted(TlsFailed):
+    """The other side wants a certificate of this Agent's, or refuses the one that it has."""
+
+    def __init__(self, url: str, cause: str) -> None:
+        super().__init__(
+            f"TLS with {url} failed: the other side wants a client certificate that it trusts ({cause})",
+            "Set `tls_cert`, and `tls_private_key` where the key is in a file of its own.",
+        )
+
+
+class TlsFilesUnusable(TlsFailed):
+    """A file that the instance's TLS options name cannot be read, or is not what it should be."""
+
+    def __init__(self, url: str, cause: str) -> None:
+        super().__init__(
+            f"TLS with {url} cannot begin: {cause}",
+            "See that `tls_ca_cert`, `tls_cert` and `tls_private_key` are files in PEM format that the Agent can read, "
+            "and that the key is the certificate's.",
+        )
+
+
+class TlsRefused(TlsFailed):
     """The other side does not speak TLS, or not in a way that both sides know."""
 
     def __init__(self, url: str, cause: str) -> None:
         plain = url.replace("https://", "http://", 1)
         super().__init__(
-            f"TLS with {url} failed: {cause}. If the server speaks plain HTTP at this port, "
-            f"set `prefect_url` to {plain}; else see `tls_protocols_allowed` and `tls_ciphers`."
+            f"TLS with {url} failed: {cause}",
+            f"If the server speaks plain HTTP at this port, set `prefect_url` to {plain}; else see "
+            "`tls_protocols_allowed` and `tls_ciphers`, and `tls_cert` if the other side wants a certificate of this "
+            "Agent's.",
         )
 
 
 class AccessDenied(ServerUnusable):
-    """401 or 403."""
+    """401 or 403; `options` are those that the instance's credentials are set by."""
+
+    def __init__(self, url: str, status: int, options: Sequence[str] = ()) -> None:
+        if options:
+            named = " and ".join(f"`{option}`" for name in options for option in TOGETHER.get(name, (name,)))
+            remedy = f"Set {named} to what the server, or a proxy in front of it, expects."
+        else:
+            remedy = (
+                "Set `username` and `password`, or `auth_string`, to what the server expects, `api_key` for Prefect "
+                "Cloud, `headers` for a proxy."
+            )
+        super().__init__(f"Prefect's API at {url} refused access with status {status}", remedy)
+
+
+class CsrfTokenRefused(ServerUnusable):
+    """The server refuses the CSRF token that it gave a moment ago."""
 
     def __init__(self, url: str, status: int) -> None:
         super().__init__(
-            f"Prefect's API at {url} refused access with status {status}. "
-            "Set `username` and `password` (or `headers`) to what the server expects."
+            f"Prefect's API at {url} refused with status {status} the CSRF token that it had given",
+            "Let a proxy in front of it pass on the headers Prefect-Csrf-Token and Prefect-Csrf-Client; servers behind "
+            "a load balancer need a database in common.",
         )
 
 
@@ -62,23 +144,33 @@ class NotPrefect(ServerUnusable):
         remedy = "Set `prefect_url` to the address of Prefect's API"
         if not url.rstrip("/").endswith("/api"):
             remedy += f", as a rule {url.rstrip('/')}/api"
-        super().__init__(f"What answers at {url} is not Prefect's API: {found}. {remedy}.")
+        super().__init__(f"What answers at {url} is not Prefect's API: {found}", f"{remedy}.")
 
 
 class UnsupportedVersion(ServerUnusable):
     """A server from before Prefect 3, whose API is another one."""
 
     def __init__(self, url: str, version: str) -> None:
-        super().__init__(f"{url} is a Prefect server of version {version}: this check works with version 3 and newer.")
+        super().__init__(
+            f"{url} is a Prefect server of version {version}: this check works with version 3 and newer",
+            "Upgrade the server.",
+        )
 
 
 class Redirected(ServerUnusable):
-    """A redirect, which is not followed: a POST would arrive as a GET, and credentials at another host."""
+    """A redirect, which is not followed: a POST would arrive as a GET, and credentials at another host.
 
-    def __init__(self, url: str, target: str) -> None:
-        super().__init__(
-            f"{url} redirects to {target}. Set `prefect_url` to where it leads; redirects are not followed."
-        )
+    `elsewhere` says that it leads to another path than the one asked for, as to a page for logging in.
+    """
+
+    def __init__(self, url: str, target: str, elsewhere: bool = False) -> None:
+        remedy = "Set `prefect_url` to where it leads; redirects are not followed."
+        if elsewhere:
+            remedy = (
+                "Redirects are not followed. If that is the login of a proxy, give it what it takes from programs, by "
+                "`headers`, `username` and `password`, or `tls_cert`; else set `prefect_url` to where the API is."
+            )
+        super().__init__(f"{url} redirects to {target}", remedy)
 
 
 class RequestFailed(ApiError):

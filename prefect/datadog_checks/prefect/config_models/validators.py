@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
+from datadog_checks.prefect.credentials import authorizing_options
+
 # A century: more is a slip, and overflows what times are kept in.
 MOST_SECONDS = 100 * 365 * 86400.0
 PATTERN_OPTIONS = ("work_pool_names", "work_queue_names", "deployment_names", "event_names")
@@ -32,7 +34,24 @@ def instance_prefect_url(value: Any, field: Any) -> Any:
     return value
 
 
+def instance_auth_string(value: Any, field: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("it takes a text such as user:password; put what is not quoted in quotes")
+    if not value or not value.isprintable():
+        raise ValueError("it takes user:password on one line, as the server's PREFECT_SERVER_API_AUTH_STRING has it")
+    return value
+
+
+def instance_api_key(value: Any, field: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("it takes a text; put what is not quoted in quotes")
+    if not value or not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("it takes the key alone, on one line, with no blanks and no `Bearer` before it")
+    return value
+
+
 def check_instance(model: Any) -> Any:
+    _check_credentials(model)
     for option in ("late_start_grace_seconds", "worker_stale_after_seconds"):
         seconds = getattr(model, option)
         if seconds is not None and not seconds <= MOST_SECONDS:
@@ -47,6 +66,17 @@ def check_instance(model: Any) -> Any:
 
 def check_shared(model: Any) -> Any:
     return _check_timeouts(model, ("timeout",))
+
+
+def _check_credentials(model: Any) -> None:
+    options = authorizing_options(model)
+    if len(options) > 1:
+        named = " and ".join(f"`{option}`" for option in options)
+        raise ValueError(f"{named} exclude each other: each makes a header `Authorization`, of which one can be sent")
+    if "username" in options and (model.username is None or model.password is None):
+        raise ValueError("`username` and `password` go together: one of them is missing")
+    if "username" in options and model.use_legacy_auth_encoding and not _is_latin(model.username + model.password):
+        raise ValueError("`username` or `password` has letters that want `use_legacy_auth_encoding: false`")
 
 
 def _check_timeouts(model: Any, options: Iterable[str]) -> Any:
