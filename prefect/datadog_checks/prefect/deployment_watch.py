@@ -72,6 +72,7 @@ class DeploymentWatch:
         has_total = not (is_quiet and self.known and self._looks % 2 == 0)
         if has_total:
             self.total = self._api.count_deployments()
+        self._follow_queues()
         if self._offset is not None:
             self._learn()
         elif has_total and self.total > len(self.known):
@@ -109,17 +110,30 @@ class DeploymentWatch:
         known = self.known.get(deployment.id)
         return known is not None and known.updated is not None and known.updated == deployment.updated
 
+    def _follow_queues(self) -> None:
+        """A queue that gets another name changes its deployments, which the server does not note as a change."""
+        names = self._inventory.queue_names()
+        for identity, known in self.known.items():
+            name = names.get(known.work_queue_id or "", known.work_queue_name)
+            if name != known.work_queue_name:
+                self.known[identity] = known.model_copy(update={"work_queue_name": name})
+                self._changed.add(identity)
+
     def _learn(self) -> None:
         assert self._offset is not None, "_learn() after a pass"
         # The newest first: one that is created meanwhile moves the others back, so that none is passed over.
-        page = self._api.deployments("CREATED_DESC", self._offset, LEARNED_AT_ONCE)
-        self._take(page.objects)
-        self._offset += page.size
-        if page.is_last:
-            self._passes += 1
-            # One that is deleted meanwhile moves others forward, past the walk.
-            is_whole = len(self.known) >= self.total or self._passes % MOST_PASSES == 0
-            self._offset = None if is_whole else 0
+        left = LEARNED_AT_ONCE
+        while left > 0:
+            page = self._api.deployments("CREATED_DESC", self._offset, left)
+            self._take(page.objects)
+            self._offset += page.size
+            left -= page.size
+            if page.is_last:
+                self._passes += 1
+                # One that is deleted meanwhile moves others forward, past the walk.
+                is_whole = len(self.known) >= self.total or self._passes % MOST_PASSES == 0
+                self._offset = None if is_whole else 0
+                return
 
     def _take(self, deployments: Collection[Deployment]) -> None:
         now = self._api.now()

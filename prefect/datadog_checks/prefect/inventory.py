@@ -84,6 +84,13 @@ class Inventory:
         """The queues that the instance wants, without those of pools that it does not want."""
         return [queue for queue in self._queues.get().values() if self._wants_queue(queue)]
 
+    def queue_names(self) -> Mapping[str, str | None]:
+        """What the queues are called now, by their ids; empty where that cannot be had."""
+        try:
+            return {identity: queue.name for identity, queue in self._queues.get().items()}
+        except ApiError:
+            return {}
+
     def tags_of_pool(self, seen: WorkPool) -> Tags | None:
         """The tags of a pool, as `seen` elsewhere if it is gone; None for one that the instance does not want."""
         pool = self._pools.get().get(seen.id, seen)
