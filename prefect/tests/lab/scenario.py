@@ -21,6 +21,7 @@ from .waiting import wait_until
 POOL = "demo-pool"
 WORKER = "demo-worker"
 FLOWS = ("etl", "stream", "broken", "flaky")
+SUBFLOW = "report"
 STEP_SECONDS = 120.0
 
 Progress = Callable[[str], None]
@@ -114,7 +115,10 @@ class Scenario:
         return str(self._api.create_deployment_run(self._deployments[name], state, **fields)["id"])
 
     def _a_run_is_pending(self) -> bool:
-        return any(run["state_type"] == "PENDING" for run in self._api.flow_runs())
+        pending = self._api.flow_runs(
+            flow_runs={"id": {"any_": [*self._runs.values()]}, "state": {"type": {"any_": ["PENDING"]}}}
+        )
+        return bool(pending)
 
     def _wait_for_task(self, run: str, task: str, state_type: str) -> None:
         def there() -> bool:
@@ -147,10 +151,12 @@ class Scenario:
             self._api.wait_for_state(run_id, timeout_seconds=STEP_SECONDS)
         self._wait_for_task("etl", "notify", "CANCELLED")
         self._wait_for_task("etl", "approve", "COMPLETED")
-        for run in self._api.flow_runs():
+        # nobody else's runs: those that the scheduler plans have no event
+        ours = {"name": {"any_": [*FLOWS, SUBFLOW]}}
+        for run in self._api.flow_runs(flows=ours):
             self._api.wait_for_run_events(run["id"])
         # the stand-ins of subflows have no events
-        task_runs = self._api.task_runs(task_runs={"subflow_runs": {"exists_": False}})
+        task_runs = self._api.task_runs(flows=ours, task_runs={"subflow_runs": {"exists_": False}})
         self._api.wait_for_events([task_run["state_id"] for task_run in task_runs])
 
     def _check(self, moment: str) -> None:
