@@ -45,6 +45,12 @@ class Scenario:
 
         Raises `LabError` when a step does not come about.
         """
+        try:
+            return self._play()
+        finally:
+            self._worker.stop()
+
+    def _play(self) -> list[CheckRunResult]:
         self._set_up()
         self._check("the starting point")
         if self.results[0].error:
@@ -102,13 +108,14 @@ class Scenario:
     def _start_runs(self) -> None:
         self._progress("Starting runs, planning one, cancelling one, leaving one in queue batch that nobody serves ...")
         now = datetime.now(UTC)
-        self._runs["flaky"] = self._start("flaky")
         self._runs["stream"] = self._start("stream")
         self._runs["broken"] = self._start("broken", now - timedelta(minutes=1))
         self._start("etl", now + timedelta(days=1))
         self._start("etl", now - timedelta(minutes=10), work_queue_name="batch")
         self._runs["cancelled"] = self._start("etl", now + timedelta(days=1))
         self._api.set_flow_run_state(self._runs["cancelled"], "CANCELLED")
+        # the last, so that it is still to come when pending runs are looked for
+        self._runs["flaky"] = self._start("flaky")
 
     def _start(self, name: str, scheduled_time: datetime | None = None, **fields: Any) -> str:
         state = run_state("SCHEDULED", scheduled_time=scheduled_time)
