@@ -7,13 +7,14 @@ PYTHONS := 3.11 3.12 3.13
 CALLER := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 OTHER_PYTHONS := $(filter-out $(CALLER),$(PYTHONS))
 UNIT := prefect/tests/unit
+ASSETS := prefect/tests/assets
 INTEGRATION := prefect/tests/integration
 BIN := .venvs/check/bin
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help check test test-unit test-integration test-other-pythons test-oldest-base soak lint format types validate sync \
-	build clean
+.PHONY: help check test test-unit test-assets test-integration test-other-pythons test-oldest-base soak dashboard \
+	recordings lint format types validate sync build clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ test: .venvs/check/.stamp .venvs/server/.stamp ## Run all tests; the unit tests 
 
 test-unit: .venvs/check/.stamp ## Run the unit tests
 	$(BIN)/pytest $(UNIT)
+
+test-assets: .venvs/check/.stamp ## Run the tests of dashboard, monitors, saved views and log pipeline
+	$(BIN)/pytest $(ASSETS)
 
 test-integration: .venvs/check/.stamp .venvs/server/.stamp ## Run the tests against a real Prefect server
 	$(BIN)/pytest $(INTEGRATION)
@@ -47,6 +51,13 @@ test-oldest-base: .venvs/oldest/.stamp ## Run the unit tests on the oldest datad
 
 soak: .venvs/check/.stamp .venvs/server/.stamp ## Count through faults and compare with the truth, for many seeds (SEEDS=, MINUTES=, SEED=, RATE=, DROP=)
 	@cd prefect && exec ../$(BIN)/python -m tests.lab.soak
+
+dashboard: .venvs/check/.stamp $(if $(PREFECT_URL)$(RECORDING),,.venvs/server/.stamp) ## Draw the dashboard from check runs of the demo (PREFECT_URL=, SECONDS=, RECORDING=, PICTURES=0); wants chromium
+	@case "$$RECORDING" in ""|/*) ;; *) RECORDING="$$PWD/$$RECORDING"; export RECORDING ;; esac; \
+	cd prefect && exec ../$(BIN)/python -m tests.datadog
+
+recordings: .venvs/check/.stamp .venvs/server/.stamp ## Record again what the tests of the monitors need, 18 minutes each (FAULTS="healthy ...")
+	@cd prefect && exec ../$(BIN)/python -m tests.datadog.outages $(FAULTS)
 
 lint: .venvs/check/.stamp ## Check style and format
 	$(BIN)/ruff check
