@@ -37,6 +37,7 @@ TAGS_OF: dict[str, frozenset[str]] = {
     for name in series_names(metric)
 }
 UNITS: dict[str, str] = {row["metric_name"]: row["unit_name"] for row in metadata_rows()}
+KINDS: dict[str, str] = {row["metric_name"]: row["metric_type"] for row in metadata_rows()}
 COMPARATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -181,8 +182,7 @@ def unknown_in(expression: Expression, prefixes: Mapping[str, str | None] | None
 
 
 def _misused(query: MetricQuery) -> Iterator[str]:
-    kinds = {row["metric_name"]: row["metric_type"] for row in metadata_rows()}
-    is_count = kinds[query.metric] == "count"
+    is_count = KINDS[query.metric] == "count"
     if is_count and not (query.has("as_count") or query.has("as_rate")):
         yield f"{query.metric} is a count, but neither as_count nor as_rate is said"
     if is_count and query.aggregator != "sum":
