@@ -83,6 +83,17 @@ def test_the_command_names_widgets_that_are_empty(output: Path, tmp_path: Path) 
     assert (output / "dashboard.html").stat().st_size > 1_000_000
 
 
+def test_the_command_records_nothing_for_a_monitor_on_what_is_not_submitted(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (command.MONITORS / "backlog_age.json").read_text(encoding="utf-8")
+    (tmp_path / "one.json").write_text(text.replace("backlog.age", "backlog.years"), encoding="utf-8")
+    monkeypatch.setattr(command, "MONITORS", tmp_path)
+    [problem] = command.make_dashboard({"RECORDING": "/nowhere"})
+    assert problem.endswith("prefect.server.work_queue.backlog.years is not submitted")
+    assert not output.exists()
+
+
 def test_the_command_records_nothing_for_a_dashboard_that_asks_for_what_is_not_submitted(
     output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

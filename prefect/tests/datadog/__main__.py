@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from ..lab.errors import LabError
-from .dashboards import Dashboard, Picture, draw, problems_of
+from .dashboards import Dashboard, Picture, draw, problems_of, unknown_in
 from .film import film_demo, film_existing
 from .logs import Entry, Pipeline, joined
 from .monitors import Monitor, State, load_monitors
@@ -29,6 +29,7 @@ INTEGRATION = Path(__file__).parents[2]
 ASSETS = INTEGRATION / "assets"
 IMAGES = INTEGRATION / "images"
 OUTPUT = INTEGRATION.parent / "dist"
+MONITORS = ASSETS / "monitors"
 DASHBOARD = ASSETS / "dashboards" / "prefect_overview.json"
 DEMO_SECONDS = 420.0
 EXISTING_SECONDS = 300.0
@@ -55,8 +56,11 @@ def main() -> int:
 
 def make_dashboard(environment: Mapping[str, str]) -> list[str]:
     """Record, draw and photograph; returns what is wrong, e.g. a widget that has no data."""
-    dashboard, monitors = Dashboard.load(DASHBOARD), load_monitors(ASSETS / "monitors")
-    if problems := problems_of(dashboard):
+    dashboard, monitors = Dashboard.load(DASHBOARD), load_monitors(MONITORS)
+    problems = problems_of(dashboard)
+    for monitor in monitors.values():
+        problems += [f"{monitor.title}: {problem}" for problem in unknown_in(monitor.expression)]
+    if problems:
         return problems
     OUTPUT.mkdir(exist_ok=True)
     recording = _recording(environment)
