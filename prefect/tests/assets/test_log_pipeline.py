@@ -32,7 +32,17 @@ def test_each_sample_gives_the_expected_log(test: dict[str, Any]) -> None:
 def test_the_samples_hold_all_that_the_pipeline_tells_apart() -> None:
     entries = [PIPELINE.process(test["sample"]) for test in TESTS]
     rules = {rule for entry in entries for rule in entry.rules}
-    assert rules >= {"flow_run", "task_run", "line", "plain", "submitting", "submitted", "beginning", "traceback"}
+    assert rules >= {
+        "flow_run",
+        "task_run",
+        "line",
+        "internal",
+        "plain",
+        "submitting",
+        "submitted",
+        "beginning",
+        "traceback",
+    }
     assert {entry.status for entry in entries} == {"info", "warning", "error"}
     for path in ("flow_run_name", "task_run_name", "flow_name", "deployment_name", "worker_name", "error.kind"):
         assert any(get(entry.attributes, path) for entry in entries), path
