@@ -50,8 +50,8 @@ class FilmingAgent(Agent):
             return result
 
 
-def film_demo(seconds: float, progress: Progress) -> Recording:
-    """The demo of `make check` on a server that has more to do, recorded for so long, or for as long as it takes."""
+def film_demo(seconds: float, progress: Progress, with_plant: bool = True) -> Recording:
+    """The demo of `make check`, on a server that has more to do or not, for so long or for as long as it takes."""
     recording = Recording(INTERVAL_SECONDS)
     with PrefectServer(DEMO_SETTINGS) as server:
         agent = FilmingAgent(
@@ -66,7 +66,8 @@ def film_demo(seconds: float, progress: Progress) -> Recording:
             recording,
         )
         plant = Plant(PrefectApi(server.api_url), seed=4, more=TROUBLED)
-        plant.set_up()
+        if with_plant:
+            plant.set_up()
         demo = _Background(lambda: Scenario(server, agent, progress).play())
         begin = time.monotonic()
         number = 0

@@ -36,7 +36,7 @@ GREETINGS = ("\n ___ ___", "Worker '")
 def recording() -> Iterator[Recording]:
     """Check runs of the demo, with the logs of its server, worker and flow runs."""
     forget_everything()
-    yield film_demo(0, lambda _: None)
+    yield film_demo(0, lambda _: None, with_plant=False)
     forget_everything()
 
 
