@@ -9,13 +9,14 @@ OTHER_PYTHONS := $(filter-out $(CALLER),$(PYTHONS))
 # Of Prefect's server, beside the one of requirements/server.txt.
 VERSIONS := 3.0 3.2 3.4 3.6
 UNIT := prefect/tests/unit
+ASSETS := prefect/tests/assets
 INTEGRATION := prefect/tests/integration
 BIN := .venvs/check/bin
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help check test test-unit test-integration test-other-pythons test-oldest-base test-versions test-oldest-server test-postgres \
-	soak lint format types validate sync build clean
+.PHONY: help check test test-unit test-assets test-integration test-other-pythons test-oldest-base test-versions \
+	test-oldest-server test-postgres soak bench dashboard recordings lint format types validate sync build clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +31,9 @@ test: .venvs/check/.stamp .venvs/server/.stamp ## Run all tests, some of them al
 
 test-unit: .venvs/check/.stamp ## Run the unit tests
 	$(BIN)/pytest $(UNIT)
+
+test-assets: .venvs/check/.stamp ## Run the tests of dashboard, monitors, saved views and log pipeline
+	$(BIN)/pytest $(ASSETS)
 
 test-integration: .venvs/check/.stamp .venvs/server/.stamp ## Run the tests against a real Prefect server
 	$(BIN)/pytest $(INTEGRATION)
@@ -67,6 +71,16 @@ test-oldest-server: .venvs/check/.stamp ## Run a few tests on the oldest server 
 
 soak: .venvs/check/.stamp .venvs/server/.stamp ## Count through faults and compare with the truth, for many seeds (SEEDS=, MINUTES=, SEED=, RATE=, DROP=)
 	@cd prefect && exec ../$(BIN)/python -m tests.lab.soak
+
+dashboard: .venvs/check/.stamp $(if $(PREFECT_URL)$(RECORDING),,.venvs/server/.stamp) ## Draw the dashboard from check runs of the demo (PREFECT_URL=, SECONDS=, RECORDING=, PICTURES=0); wants chromium
+	@case "$$RECORDING" in ""|/*) ;; *) RECORDING="$$PWD/$$RECORDING"; export RECORDING ;; esac; \
+	cd prefect && exec ../$(BIN)/python -m tests.datadog
+
+recordings: .venvs/check/.stamp .venvs/server/.stamp ## Record again what the tests of the monitors need, 18 minutes each (FAULTS="healthy ...")
+	@cd prefect && exec ../$(BIN)/python -m tests.datadog.outages $(FAULTS)
+
+bench: .venvs/check/.stamp .venvs/server/.stamp ## Measure what a check run costs on large servers, beside reading everything (SIZES=, RUNS=)
+	@cd prefect && exec ../$(BIN)/python -m tests.lab.bench
 
 lint: .venvs/check/.stamp ## Check style and format
 	$(BIN)/ruff check

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 NAMESPACE = "prefect.server"
@@ -88,7 +88,7 @@ def _run_metrics(family: str, noun: str, tags: str) -> Iterator[Metric]:
     label = noun.split()[0]
     for state in ("pending", "running", "paused"):
         description = f"Number of {noun}s that are now in a state of type {state.upper()}."
-        yield Metric(f"{family}.{state}", "gauge", "", tags, description, f"{label} {state}", zero_when_gone=True)
+        yield Metric(f"{family}.{state}", "gauge", "run", tags, description, f"{label} {state}", zero_when_gone=True)
     for state, orientation in (("completed", 1), ("failed", -1), ("crashed", -1), ("cancelled", 0)):
         description = (
             f"Number of {noun}s that went from a non-terminal state into a terminal one of type {state.upper()} "
@@ -97,7 +97,7 @@ def _run_metrics(family: str, noun: str, tags: str) -> Iterator[Metric]:
         yield Metric(
             f"{family}.{state}.count",
             "count",
-            "",
+            "run",
             tags,
             description,
             f"{label} {state}",
@@ -107,7 +107,7 @@ def _run_metrics(family: str, noun: str, tags: str) -> Iterator[Metric]:
     yield Metric(
         f"{family}.throughput",
         "count",
-        "",
+        "run",
         tags,
         f"Number of {noun}s that entered RUNNING for the first time since the last collection.",
         f"{label} starts",
@@ -117,7 +117,7 @@ def _run_metrics(family: str, noun: str, tags: str) -> Iterator[Metric]:
     yield Metric(
         f"{family}.late_start.count",
         "count",
-        "",
+        "run",
         tags,
         f"Number of {noun}s that started more than late_start_grace_seconds after their expected start time "
         "since the last collection.",
@@ -170,7 +170,7 @@ def _declare() -> Iterator[Metric]:
     yield Metric(
         "work_queue.backlog.size",
         "gauge",
-        "",
+        "run",
         with_status,
         "Number of flow runs that are due and wait in the work queue.",
         "backlog size",
@@ -210,7 +210,7 @@ def _declare() -> Iterator[Metric]:
     yield Metric(
         "flow_runs.scheduled",
         "gauge",
-        "",
+        "run",
         FLOW_RUN,
         "Number of flow runs that are now in a state of type SCHEDULED, those planned for the future included.",
         "flow scheduled",
@@ -265,30 +265,37 @@ def metadata_rows() -> list[dict[str, str]]:
     for metric in METRICS:
         if metric.type == "histogram":
             for suffix, series_type, word in HISTOGRAM_SERIES:
-                unit = "" if suffix == "count" else metric.unit
-                description = f"{metric.description.rstrip('.')}: {word}."
-                rows.append(_metadata_row(metric, f".{suffix}", series_type, unit, description, f" {suffix}"))
+                # How many samples there were is neither good nor bad.
+                is_count = suffix == "count"
+                series = replace(
+                    metric,
+                    name=f"{metric.name}.{suffix}",
+                    unit="sample" if is_count else metric.unit,
+                    description=f"{metric.description.rstrip('.')}: {word}.",
+                    short_name=f"{metric.short_name} {suffix}",
+                    orientation=0 if is_count else metric.orientation,
+                )
+                rows.append(_metadata_row(series, series_type, "second" if is_count else ""))
         else:
-            rows.append(_metadata_row(metric, "", metric.type, metric.unit, metric.description, ""))
+            rows.append(_metadata_row(metric, metric.type, ""))
     return sorted(rows, key=lambda row: row["metric_name"])
 
 
-def _metadata_row(
-    metric: Metric, suffix: str, series_type: str, unit: str, description: str, short_suffix: str
-) -> dict[str, str]:
+def _metadata_row(metric: Metric, series_type: str, per_unit: str) -> dict[str, str]:
     return dict(
         zip(
             METADATA_COLUMNS,
             (
-                metric.full_name + suffix,
+                metric.full_name,
                 series_type,
                 "",
-                unit,
-                "",
-                description,
+                metric.unit,
+                per_unit,
+                metric.description,
                 str(metric.orientation),
                 "prefect",
-                metric.short_name + short_suffix,
+                metric.short_name,
+                # Curated metrics are for CPU and memory only.
                 "",
                 metric.tags.replace(" ", ""),
             ),

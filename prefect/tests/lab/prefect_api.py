@@ -103,9 +103,13 @@ class PrefectApi:
     def delete_work_queue(self, pool: str, name: str) -> None:
         self.delete(_queue_path(pool, name))
 
-    def poll_work_pool(self, pool: str, queues: Sequence[str] = ()) -> list[Json]:
+    def poll_work_pool(
+        self, pool: str, queues: Sequence[str] = (), scheduled_before: datetime | None = None
+    ) -> list[Json]:
         """Ask for scheduled runs as a worker does: the server marks pool and queues as polled. Starts nothing."""
-        body = {"work_queue_names": list(queues)} if queues else {}
+        body: Json = {"work_queue_names": list(queues)} if queues else {}
+        if scheduled_before is not None:
+            body["scheduled_before"] = iso(scheduled_before)
         return _objects(self.post(f"work_pools/{quote(pool, safe='')}/get_scheduled_flow_runs", body))
 
     def create_deployment(

@@ -24,6 +24,10 @@ INTEGRATION = Path(__file__).parents[2]
 PACKAGE = INTEGRATION / "datadog_checks" / "prefect"
 REQUIREMENTS = INTEGRATION.parent / "requirements"
 
+# Datadog takes no larger ones for a tile, and no longer description.
+MOST_PICTURE_BYTES = 1_000_000
+MOST_DESCRIPTION_CHARACTERS = 80
+
 README = (INTEGRATION / "README.md").read_text(encoding="utf-8")
 MANIFEST = json.loads((INTEGRATION / "manifest.json").read_text(encoding="utf-8"))
 PROJECT = tomllib.loads((INTEGRATION / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -74,7 +78,34 @@ def test_the_manifest_lists_every_asset_and_none_that_is_not_there() -> None:
         path.relative_to(INTEGRATION).as_posix() for path in (INTEGRATION / "assets").rglob("*") if path.is_file()
     }
     listed = {text for text in texts(MANIFEST) if text.startswith("assets/")}
+    # The log pipeline goes by the name of its source.
+    source = MANIFEST["assets"]["logs"]["source"]
+    listed |= {f"assets/logs/{source}.yaml", f"assets/logs/{source}_tests.yaml"}
     assert listed == assets
+
+
+def test_the_manifest_shows_every_picture_and_calls_assets_by_their_titles() -> None:
+    pictures = {f"images/{path.name}" for path in (INTEGRATION / "images").iterdir()}
+    assert {medium["image_url"] for medium in MANIFEST["tile"]["media"]} == pictures
+    assert all((INTEGRATION / picture).stat().st_size < MOST_PICTURE_BYTES for picture in pictures)
+    for kind, key in (("dashboards", "title"), ("monitors", "title"), ("saved_views", "name")):
+        for title, file in MANIFEST["assets"][kind].items():
+            assert json.loads((INTEGRATION / file).read_text(encoding="utf-8"))[key] == title
+
+
+def test_the_tile_has_a_short_description() -> None:
+    assert len(MANIFEST["tile"]["description"]) <= MOST_DESCRIPTION_CHARACTERS
+
+
+def test_the_readme_lists_every_monitor() -> None:
+    table = README.partition("| Monitor | Alerts when |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| (Prefect .+?) \|", table, re.MULTILINE)) == set(MANIFEST["assets"]["monitors"])
+
+
+def test_the_readme_names_every_facet_of_the_log_pipeline() -> None:
+    pipeline = yaml.safe_load((INTEGRATION / "assets" / "logs" / "prefect.yaml").read_text(encoding="utf-8"))
+    section = README.partition("### Logs")[2].partition("### ")[0]
+    assert {facet["path"] for facet in pipeline["facets"]} <= set(re.findall(r"`([\w.]+)`", section))
 
 
 def test_the_manifest_names_files_that_exist() -> None:
@@ -100,6 +131,12 @@ def test_metadata_csv_says_what_the_table_of_metrics_says() -> None:
         rows = list(reader)
     assert reader.fieldnames == list(METADATA_COLUMNS)
     assert rows == metadata_rows()
+
+
+def test_each_series_has_a_short_name_of_its_own() -> None:
+    names = [row["short_name"] for row in metadata_rows()]
+    assert all(names)
+    assert len(names) == len(set(names))
 
 
 def test_metadata_csv_lists_each_series_of_each_metric_once() -> None:
