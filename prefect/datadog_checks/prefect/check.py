@@ -13,6 +13,7 @@ from .api.errors import (
     ApiError,
     NotPrefect,
     OutOfTime,
+    Rejected,
     ServerUnusable,
     Unreachable,
     UnsupportedVersion,
@@ -70,8 +71,10 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._board = RunBoard(self._api)
         self._store = StateStore(self.read_persistent_cache, self.write_persistent_cache, self.warning)
         self._submitter = Submitter(self, settings.tags, self._restore_vanished())
-        context = Context(self._api, settings, self._inventory, self._board, self._store, self.warning, self.log.info)
+        context = Context(self._api, settings, self._inventory, self._board, self._store, self.warning)
         self._version: str | None = None
+        if settings.is_cloud:
+            self.log.info("Prefect Cloud has no readiness and no version, and its health is that it answers")
         self._server = Server(context)
         self._collectors = [
             collector(context) for collector in COLLECTORS if collector is not Events or settings.collect_events
@@ -99,9 +102,8 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     def _require_prefect(self) -> None:
         """End the check run where nothing in it could succeed."""
-        if not self._server.has_endpoints:
-            # Nor has it a version; the collectors find out for themselves what else there is.
-            self._require_pools()
+        if self._settings.is_cloud:
+            self._require_workspace()
             return
         try:
             version = self._api.version()
@@ -126,13 +128,15 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._version = version
         self._submit_version(version)
 
-    def _require_pools(self) -> None:
+    def _require_workspace(self) -> None:
+        """The same of Prefect Cloud; what else goes wrong there, the collectors tell."""
         try:
             self._inventory.pools()
         except ServerUnusable:
             raise
-        except ApiError:
-            return
+        except ApiError as error:
+            if isinstance(error, Rejected) and error.status == 404:
+                raise NotPrefect(self._settings.url, "it has no such workspace") from None
 
     def _can_read_pools(self) -> bool:
         try:

@@ -147,7 +147,7 @@ class NotPrefect(ServerUnusable):
 
     def __init__(self, url: str, found: str) -> None:
         remedy = "Set `prefect_url` to the address of Prefect's API"
-        if not url.rstrip("/").endswith("/api"):
+        if not url.rstrip("/").endswith("/api") and "/workspaces/" not in url:
             remedy += f", as a rule {url.rstrip('/')}/api"
         super().__init__(f"What answers at {url} is not Prefect's API: {found}", f"{remedy}.")
 
