@@ -13,6 +13,7 @@ from .api.errors import (
     ApiError,
     NotPrefect,
     OutOfTime,
+    Rejected,
     ServerUnusable,
     Unreachable,
     UnsupportedVersion,
@@ -75,7 +76,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         if has_asked:
             self._runs_until_asked = 0
             self._require_prefect()
-            self._runs_until_asked = RUNS_A_VERSION
+            self._runs_until_asked = RUNS_A_VERSION if self._version else 0
         elif self._version:
             self._submit_version(self._version)
         failures = []
@@ -84,7 +85,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             if failure is None:
                 continue
             self._runs_until_asked = 0
-            if not has_asked:
+            if not has_asked and not isinstance(failure, OutOfTime):
                 has_asked = True
                 self._require_prefect()
             self.warning("Missing: %s. %s", collector.subject, failure)
@@ -112,10 +113,11 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             self._gate,
             self._store,
             self.warning,
-            self.log.info,
         )
         self._looks = (self._inventory, self._board, self._task_board, self._gate)
         self._version: str | None = None
+        if settings.is_cloud:
+            self.log.info("Prefect Cloud has no readiness and no version, and its health is that it answers")
         self._server = Server(context)
         self._collectors: list[Collector] = [
             collector(context) for collector in COLLECTORS if collector is not Events or settings.collect_events
@@ -142,9 +144,8 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     def _require_prefect(self) -> None:
         """End the check run where nothing in it could succeed."""
-        if not self._server.has_endpoints:
-            # Nor has it a version; the collectors find out for themselves what else there is.
-            self._require_pools()
+        if self._settings.is_cloud:
+            self._require_workspace()
             return
         try:
             version = self._api.version()
@@ -169,13 +170,15 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._version = version
         self._submit_version(version)
 
-    def _require_pools(self) -> None:
+    def _require_workspace(self) -> None:
+        """The same of Prefect Cloud; what else goes wrong there, the collectors tell."""
         try:
             self._inventory.pools()
         except ServerUnusable:
             raise
-        except ApiError:
-            return
+        except ApiError as error:
+            if isinstance(error, Rejected) and error.status == 404:
+                raise NotPrefect(self._settings.url, "it has no such workspace") from None
 
     def _can_read_pools(self) -> bool:
         try:

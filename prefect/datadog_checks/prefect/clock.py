@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 from .api.models import EARLIEST, LATEST
@@ -48,8 +48,14 @@ class ServerClock:
 
     def now(self) -> datetime:
         """The server's current time, to about a second, with time zone UTC."""
-        offset = min(max(self._host_offset, self._lowest), self._highest)
-        return datetime.fromtimestamp(self._monotonic() + offset, UTC)
+        return datetime.fromtimestamp(self._monotonic() + self._offset(), UTC)
+
+    def ahead_of_host(self) -> timedelta:
+        """How far the server's clock is ahead of the host's at least; negative where it is behind."""
+        return timedelta(seconds=self._offset() - self._host_offset)
+
+    def _offset(self) -> float:
+        return min(max(self._host_offset, self._lowest), self._highest)
 
 
 def http_date(header: str | None) -> datetime | None:

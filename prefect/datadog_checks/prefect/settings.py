@@ -59,6 +59,11 @@ class Settings:
         return max(LEAST_BUDGET_SECONDS, self.interval.total_seconds())
 
     @property
+    def is_cloud(self) -> bool:
+        """Whether it is a workspace of Prefect Cloud, which has no health, no readiness and no version."""
+        return CLOUD_WORKSPACE.fullmatch(self.url) is not None
+
+    @property
     def ui_url(self) -> str:
         """Where Prefect's own server, or Prefect Cloud, serves its user interface."""
         if workspace := CLOUD_WORKSPACE.fullmatch(self.url):

@@ -59,15 +59,14 @@ def test_a_workspace_is_collected_with_a_key_and_healthy_where_it_answers(
     assert f"{cloud.ui_url}/runs/flow-run/{run['id']}" in event["msg_text"]
 
 
-def test_that_there_is_no_health_is_found_out_once_and_told_in_one_line_of_the_log(
+def test_what_a_workspace_has_not_is_not_asked_for_and_told_in_one_line_of_the_log(
     watching: Agent, cloud: PrefectCloud, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     results = [watching.run() for _ in range(3)]
     assert [(result.error, result.warnings, result.gauge("health")) for result in results] == [("", [], 1)] * 3
-    absent = [path for path, status in cloud.answered if status == 404]
-    assert absent == [f"{cloud.path}/health"]
-    told = [record.getMessage() for record in caplog.records if "/health" in record.getMessage()]
+    assert {status for _, status in cloud.answered} == {200}
+    told = [record.getMessage() for record in caplog.records if "Prefect Cloud" in record.getMessage()]
     assert len(told) == 1
 
 
@@ -93,13 +92,14 @@ def test_a_key_that_is_missing_or_wrong_is_told_by_its_option(
     assert "pnu_" not in result.error
 
 
-def test_another_workspace_is_not_taken_for_one_that_has_no_health(
+def test_a_workspace_that_does_not_exist_is_told_as_such(
     agent: AgentFactory, cloud: PrefectCloud, authority_file: str
 ) -> None:
     url = cloud.api_url[:-1]
     result = agent(prefect_url=url, api_key=API_KEY, tls_ca_cert=authority_file).run()
     assert result.gauge("health") == 0
     assert f"{url} " in result.error
+    assert "workspace" in result.error
     assert "`prefect_url`" in result.error
 
 

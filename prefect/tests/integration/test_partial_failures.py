@@ -158,6 +158,7 @@ def test_a_run_whose_history_cannot_be_read_is_counted_once_as_soon_as_it_can(
     assert samples == {"execution": 2, "retry_gaps": 1, "queue_wait": 1}
 
 
+@pytest.mark.needs("ends of task runs")
 def test_the_end_of_an_upstream_task_run_that_never_ran_is_known_before_its_event_arrives(
     proxy: Proxy, behind: Agent, stage: Stage
 ) -> None:
@@ -176,6 +177,7 @@ def test_the_end_of_an_upstream_task_run_that_never_ran_is_known_before_its_even
     assert run_well(behind).samples("task_runs.dependency_wait_duration") == []
 
 
+@pytest.mark.needs("ends of task runs")
 def test_starts_retries_and_ends_that_no_event_tells_are_counted_once_from_the_objects_of_their_runs(
     proxy: Proxy, api: PrefectApi, agent: AgentFactory
 ) -> None:

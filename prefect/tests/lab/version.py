@@ -14,6 +14,7 @@ from .server import programs_folder
 CAPABILITIES: dict[str, tuple[tuple[int, int, int], str]] = {
     "auth string": ((3, 2, 0), "the server has no PREFECT_SERVER_API_AUTH_STRING: no request is refused"),
     "base path": ((3, 2, 15), "the server has no PREFECT_SERVER_API_BASE_PATH: the API is always at /api"),
+    "an address of IPv6": ((3, 6, 20), "`prefect server start` takes no address of IPv6 for a host"),
     "kinds of retries": (
         (3, 1, 3),
         "runs do not tell where they wait for a retry: all that are named AwaitingRetry are taken for in-process ones",

@@ -158,3 +158,14 @@ def test_of_two_clocks_that_contradict_each_other_the_last_is_believed() -> None
 
 def test_the_time_is_told_in_utc() -> None:
     assert Host().clock.now().utcoffset() == timedelta()
+
+
+@pytest.mark.parametrize("off_by", [0.0, 0.25, 10.0, -10.0, HOUR, -HOUR])
+def test_the_difference_between_the_clocks_is_told_to_two_seconds(off_by: float) -> None:
+    host = Host(off_by)
+    host.ask(seconds=0.1)
+    assert host.clock.ahead_of_host().total_seconds() == pytest.approx(-off_by, abs=2.1)
+
+
+def test_without_an_answer_no_difference_between_the_clocks_is_known() -> None:
+    assert Host(off_by=HOUR).clock.ahead_of_host() == timedelta()

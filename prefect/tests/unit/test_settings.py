@@ -133,3 +133,18 @@ def test_the_digest_is_the_same_in_every_process_and_fit_for_a_file_name() -> No
     assert settings(tags=["env:prod"]).digest() == settings(tags=["env:prod"]).digest()
     assert len(settings().digest()) == 16
     assert set(settings().digest()) <= set("0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("url", "is_cloud"),
+    [
+        ("https://api.prefect.cloud/api/accounts/a1/workspaces/w1", True),
+        ("https://api.prefect.cloud/api/accounts/a1/workspaces/w1/", True),
+        ("https://gateway/api/accounts/a1/workspaces/w1", True),
+        ("https://api.prefect.cloud/api/accounts/a1", False),
+        ("https://api.prefect.cloud/api", False),
+        (URL, False),
+    ],
+)
+def test_prefect_cloud_is_told_by_the_path_of_a_workspace(url: str, is_cloud: bool) -> None:
+    assert settings(prefect_url=url).is_cloud is is_cloud

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from datadog_checks.prefect.credentials import HEADER_OPTIONS
+
 # What belongs to an option that stands for several.
 TOGETHER = {"username": ("username", "password"), "tls_cert": ("tls_cert", "tls_private_key")}
 
@@ -118,6 +120,9 @@ class AccessDenied(ServerUnusable):
         if options:
             named = " and ".join(f"`{option}`" for name in options for option in TOGETHER.get(name, (name,)))
             remedy = f"Set {named} to what the server, or a proxy in front of it, expects."
+            if set(options) <= set(HEADER_OPTIONS):
+                # They may be a proxy's, or none of credentials at all.
+                remedy += " A password of the server's own goes into `auth_string`."
         else:
             remedy = (
                 "Set `username` and `password`, or `auth_string`, to what the server expects, `api_key` for Prefect "
@@ -142,7 +147,7 @@ class NotPrefect(ServerUnusable):
 
     def __init__(self, url: str, found: str) -> None:
         remedy = "Set `prefect_url` to the address of Prefect's API"
-        if not url.rstrip("/").endswith("/api"):
+        if not url.rstrip("/").endswith("/api") and "/workspaces/" not in url:
             remedy += f", as a rule {url.rstrip('/')}/api"
         super().__init__(f"What answers at {url} is not Prefect's API: {found}", f"{remedy}.")
 

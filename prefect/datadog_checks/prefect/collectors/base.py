@@ -26,7 +26,7 @@ from datadog_checks.prefect.transitions import Transition, transition_of
 
 @dataclass(frozen=True)
 class Context:
-    """What collectors share. `warn` puts a line into the check's status, `inform` one into the Agent's log."""
+    """What collectors share. `warn` puts a line into the check's status."""
 
     api: PrefectApi
     settings: Settings
@@ -37,7 +37,6 @@ class Context:
     gate: EventGate
     store: StateStore
     warn: Callable[[str], None]
-    inform: Callable[[str], None] = lambda _: None
 
     def now(self) -> datetime:
         """The server's clock."""
