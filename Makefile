@@ -12,6 +12,8 @@ UNIT := prefect/tests/unit
 ASSETS := prefect/tests/assets
 INTEGRATION := prefect/tests/integration
 BIN := .venvs/check/bin
+# Each file of tests in one of two processes; most tests wait for a server.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -26,7 +28,7 @@ check: .venvs/check/.stamp $(if $(PREFECT_URL)$(CONF),,.venvs/server/.stamp) ## 
 	cd prefect && exec ../$(BIN)/python -m tests.lab.demo
 
 test: .venvs/check/.stamp .venvs/server/.stamp ## Run all tests, some of them also on other Pythons, the oldest base and the oldest server
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 	@$(MAKE) test-other-pythons test-oldest-base test-oldest-server
 
 test-unit: .venvs/check/.stamp ## Run the unit tests
@@ -42,7 +44,7 @@ test-other-pythons: $(addprefix test-python,$(OTHER_PYTHONS)) ## Run the unit te
 
 test-python%:
 	@if .ci/find-python $* >/dev/null; then \
-		$(MAKE) .venvs/python$*/.stamp && echo "Unit tests on Python $*" && .venvs/python$*/bin/pytest $(UNIT); \
+		$(MAKE) .venvs/python$*/.stamp && echo "Unit tests on Python $*" && .venvs/python$*/bin/pytest $(SIDE_BY_SIDE) $(UNIT); \
 	else \
 		echo "There is no Python $* here, so the unit tests were not run on it." >&2; test -z "$(REQUIRE_ALL)"; \
 	fi

@@ -26,17 +26,17 @@ MEBIBYTE = 1 << 20
 class Cost:
     """What one run took: seconds on the wall and of both processors, requests, bytes both ways, and mebibytes.
 
-    `requests_seconds` is what the server took to answer by path, `gauges` the sums of gauges by name and `warnings` the
+    `workers_seconds` is what the workers took, `gauges` are the sums of gauges by name, and `warnings` the
     lines in the check's status.
     """
 
     wall: float = 0.0
     client_cpu: float = 0.0
     server_cpu: float = 0.0
-    requests: int = 0
-    sent_and_received: int = 0
+    requests: float = 0
+    sent_and_received: float = 0
     memory: float = 0.0
-    seconds_by_path: dict[str, float] = field(default_factory=dict)
+    workers_seconds: float = 0.0
     gauges: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -88,11 +88,7 @@ class _Meter:
         send = HTTPAdapter.send
 
         def metered(adapter: HTTPAdapter, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-            began = time.perf_counter()
             answer = send(adapter, request, **options)
-            path = (request.url or "").partition("/api/")[2].partition("?")[0]
-            taken = time.perf_counter() - began
-            self.cost.seconds_by_path[path] = self.cost.seconds_by_path.get(path, 0.0) + taken
             self.cost.requests += 1
             self.cost.sent_and_received += len(request.body or b"") + int(answer.headers.get("Content-Length") or 0)
             return answer
@@ -106,7 +102,11 @@ class _Meter:
 
 
 def main(task: dict[str, Any]) -> None:
-    """Do runs as long as there are lines; `task` has a `url`, `everything` for the baseline, and `one_at_a_time`."""
+    """Do runs as long as there are lines.
+
+    `task` has the server's `url`, and `everything` for the baseline, or `at_a_time`: how many requests for workers go
+    side by side.
+    """
     logging.getLogger().addHandler(logging.NullHandler())
     meter = _Meter()
     process = psutil.Process()
@@ -134,9 +134,22 @@ def _baseline(task: dict[str, Any]) -> Callable[[], list[str]]:
 
 
 def _check(task: dict[str, Any], meter: _Meter) -> Callable[[], list[str]]:
+    from datadog_checks.prefect.collectors import work_pools
+    from datadog_checks.prefect.submitter import Sheet
+
     from .agent import Agent, aggregator
 
-    agent = Agent({"prefect_url": task["url"], **task.get("instance", {})})
+    if task.get("at_a_time"):
+        work_pools.SIDE_BY_SIDE = task["at_a_time"]
+    collect = work_pools.Workers.collect
+
+    def timed(self: work_pools.Workers, sheet: Sheet) -> None:
+        began = time.perf_counter()
+        collect(self, sheet)
+        meter.cost.workers_seconds = time.perf_counter() - began
+
+    work_pools.Workers.collect = timed  # type: ignore[method-assign]
+    agent = Agent({"prefect_url": task["url"], "skip_proxy": True})
     aggregator.submit_metric = meter.submit_metric
 
     def run() -> list[str]:

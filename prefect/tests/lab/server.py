@@ -71,6 +71,11 @@ class PrefectServer:
         self._process = LabProcess(command, environment, self.home, self.log_path)
 
     @property
+    def pid(self) -> int | None:
+        """The id of the process that answers, None before the first start."""
+        return self._process.pid
+
+    @property
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"

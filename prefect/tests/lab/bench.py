@@ -1,0 +1,263 @@
+"""`make bench`: what a check run costs on large servers, beside reading everything as published integrations do.
+
+`SIZES` are numbers of deployments (1000,10000), each with 20 planned runs; `RUNS` is how many check runs are measured
+in steady state (12). Seconds are this machine's; ratios within one run of this program are what counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+import requests
+
+from .errors import LabError
+from .filling import Size, fill
+from .metered import Cost, Metered
+from .prefect_api import PrefectApi, iso
+from .server import FAST_EVENTS, PrefectServer
+from .slow_network import SlowNetwork
+from .task_run import ClientTaskRun
+
+DEFAULT_SIZES = "1000,10000"
+DEFAULT_RUNS = 12
+RUNS_A_TICK = 8
+TICK_SECONDS = 15.0
+BASELINE_RUNS = 2
+POOL = "bench"
+MOST_LEARNING_RUNS = 250
+EVENTS = 2_000
+EVENTS_AT_ONCE = 100
+EVENTS_IN_A_PAGE = 50
+POOLS, QUEUES_A_POOL, WORKERS_A_POOL = 50, 20, 10
+NETWORK_SECONDS = 0.02
+
+COLUMNS = (
+    ("requests", lambda cost: cost.requests, "{:.0f}"),
+    ("kB", lambda cost: cost.sent_and_received / 1000, "{:,.1f}"),
+    ("wall s", lambda cost: cost.wall, "{:.3f}"),
+    ("server CPU s", lambda cost: cost.server_cpu, "{:.3f}"),
+    ("client CPU s", lambda cost: cost.client_cpu, "{:.3f}"),
+    ("MiB", lambda cost: cost.memory, "{:.0f}"),
+)  # type: tuple[tuple[str, Callable[[Cost], float], str], ...]
+
+
+def main() -> int:
+    """Measure all, print the table, and return the exit code: 0, 1 after one sentence on stderr, 130."""
+    logging.getLogger().addHandler(logging.NullHandler())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        _bench(os.environ)
+    except (LabError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; everything that was started is stopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _bench(environment: Mapping[str, str]) -> None:
+    sizes = [Size(int(number)) for number in (environment.get("SIZES") or DEFAULT_SIZES).split(",")]
+    runs = int(environment.get("RUNS") or DEFAULT_RUNS)
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {psutil.cpu_count()} cores, Python {sys.version.split()[0]}, SQLite")
+    idle = _bench_idle(runs)
+    smaller: Cost | None = None
+    for size in sizes:
+        smaller = _bench_size(size, runs, idle, smaller)
+    _bench_workers()
+    _bench_events()
+
+
+def _bench_idle(runs: int) -> Cost:
+    with PrefectServer() as server:
+        api = PrefectApi(server.api_url)
+        api.create_work_pool(POOL)
+        api.create_deployment("idle", api.create_flow("idle")["id"], POOL, "default")
+        with Metered({"url": server.api_url}, server.pid) as check:
+            costs = [check.run() for _ in range(runs + 4)][4:]
+        _print_table("An idle server, with a pool and a deployment", {"check run": costs})
+        _goal("requests", _median(costs).requests, 10)
+        _goal("kB", _median(costs).sent_and_received / 1000, 20)
+        return _median(costs)
+
+
+def _bench_size(size: Size, runs: int, idle: Cost, smaller: Cost | None) -> Cost:
+    with PrefectServer(env=FAST_EVENTS) as server:
+        api = PrefectApi(server.api_url)
+        api.create_work_pool(POOL)
+        print(f"\nFilling a server: {size} ...", flush=True)
+        fill(server, size, POOL)
+        baseline = []
+        if smaller is None:
+            with Metered({"url": server.api_url, "everything": True}, server.pid) as everything:
+                baseline = [everything.run() for _ in range(BASELINE_RUNS)]
+        with Metered({"url": server.api_url}, server.pid) as check:
+            learning = _learn(check)
+            steady = _steady(check, api, runs)
+        truth = api.post("flow_runs/count", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
+    rows = {"check run, steady": steady, "check run, learning": learning}
+    _print_table(str(size), {"reading everything": baseline, **rows} if baseline else rows)
+    seen = steady[-1].gauges["prefect.server.flow_runs.scheduled"]
+    print(f"  all known after {len(learning)} check runs; scheduled in the last: {seen:,.0f}, by the server {truth:,}")
+    usual, worst = _median(steady), _worst([*steady, *learning])
+    if baseline:
+        all_of_it = _median(baseline)
+        for name, of in COLUMNS[1][:2], COLUMNS[2][:2], COLUMNS[3][:2]:
+            _goal(f"{name}, of the baseline's", of(usual) / of(all_of_it), 1 / 20)
+            _goal(f"{name}, worst run, of the baseline's", of(worst) / of(all_of_it), 1 / 4)
+        _goal("requests", usual.requests, 20)
+    if smaller is not None:
+        for name, of in COLUMNS[1][:2], COLUMNS[2][:2], COLUMNS[3][:2]:
+            _goal(f"{name}, of the smaller server's", of(usual) / of(smaller), 1.5)
+        _goal("MiB more than on an idle server", max(cost.memory for cost in steady) - idle.memory, 100)
+    return usual
+
+
+def _learn(check: Metered) -> list[Cost]:
+    """Check runs until all is known."""
+    costs = []
+    for _ in range(MOST_LEARNING_RUNS):
+        costs.append(check.run())
+        if not costs[-1].warnings:
+            return costs
+    raise LabError(f"After {MOST_LEARNING_RUNS} check runs: {costs[-1].warnings}")
+
+
+def _steady(check: Metered, api: PrefectApi, runs: int) -> list[Cost]:
+    """A check run a tick, in which so many runs come, as many start and as many end."""
+    deployments = api.post("deployments/filter", {"limit": RUNS_A_TICK})
+    coming: list[str] = []
+    running: list[str] = []
+    costs = []
+    next_tick = time.monotonic()
+    for number in range(runs + 2):
+        for run_id in running:
+            api.set_flow_run_state(run_id, "COMPLETED", force=True)
+        running = coming
+        for run_id in running:
+            api.set_flow_run_state(run_id, "RUNNING", force=True)
+        coming = [str(api.create_deployment_run(deployment["id"])["id"]) for deployment in deployments]
+        next_tick += TICK_SECONDS
+        time.sleep(max(0.0, next_tick - time.monotonic()))
+        cost = check.run()
+        if number >= 2:
+            costs.append(cost)
+    return costs
+
+
+def _bench_workers() -> None:
+    print(f"\nMaking {POOLS} pools, {POOLS * QUEUES_A_POOL:,} queues, {POOLS * WORKERS_A_POOL} workers ...", flush=True)
+    with PrefectServer() as server:
+        api = PrefectApi(server.api_url)
+        for pool in range(POOLS):
+            api.create_work_pool(f"pool-{pool}")
+            for queue in range(QUEUES_A_POOL - 1):
+                api.create_work_queue(f"pool-{pool}", f"queue-{queue}")
+            for worker in range(WORKERS_A_POOL):
+                api.heartbeat(f"pool-{pool}", f"worker-{worker}")
+        with SlowNetwork(server.url, NETWORK_SECONDS) as network:
+            for name, url in ("loopback", server.api_url), (f"{NETWORK_SECONDS:g} s away", f"{network.url}/api"):
+                seconds = {}
+                for at_a_time in (1, 0):
+                    with Metered({"url": url, "at_a_time": at_a_time}, server.pid) as check:
+                        costs = [check.run() for _ in range(6)][1:]
+                    seconds[at_a_time] = statistics.median(cost.workers_seconds for cost in costs)
+                print(f"Workers, {name}: one after the other {seconds[1]:.3f} s, side by side {seconds[0]:.3f} s")
+                _goal(f"side by side, {name}", seconds[0] / seconds[1], 1 / 3)
+
+
+def _bench_events() -> None:
+    print(f"\nSending {EVENTS:,} events of task runs ...", flush=True)
+    with PrefectServer(env=FAST_EVENTS) as server:
+        api = PrefectApi(server.api_url)
+        flow_run = api.create_flow_run(api.create_flow("mapped")["id"])["id"]
+        ratios = []
+        with Metered({"url": server.api_url}, server.pid) as check:
+            check.run()
+            for _ in range(3):
+                _send_events(api, flow_run)
+                check_seconds = check.run().wall
+                pages_seconds = _read_pages(server.api_url)
+                ratios.append(check_seconds / pages_seconds)
+                print(f"Events: check run {check_seconds:.3f} s, their pages {pages_seconds:.3f} s", flush=True)
+        _goal("of what the server takes for the pages", statistics.median(ratios), 1.5)
+
+
+def _send_events(api: PrefectApi, flow_run: str) -> None:
+    since = datetime.now(UTC)
+    tasks = [ClientTaskRun(api, "mapped", flow_run) for _ in range(EVENTS // 2)]
+    events: list[dict[str, Any]] = [task.prepare(state) for task in tasks for state in ("RUNNING", "COMPLETED")]
+    for first in range(0, len(events), EVENTS_AT_ONCE):
+        api.post_events(events[first : first + EVENTS_AT_ONCE])
+    api.wait_for_events([events[-1]["id"]])
+    criteria = {"event": {"prefix": ["prefect.task-run."]}, "occurred": {"since": iso(since)}}
+    deadline = time.monotonic() + 120
+    while api.post("events/filter", {"filter": criteria, "limit": 0})["total"] < EVENTS:
+        if time.monotonic() > deadline:
+            raise LabError("The events did not become visible.")
+        time.sleep(0.2)
+
+
+def _read_pages(api_url: str) -> float:
+    """What the server takes to answer the pages of the newest events, in seconds."""
+    seconds = 0.0
+    with requests.Session() as session:
+        session.trust_env = False
+        body = {"filter": {"event": {"prefix": ["prefect.task-run."]}}, "limit": EVENTS_IN_A_PAGE}
+        answer = session.post(f"{api_url}/events/filter", json=body)
+        for _ in range(EVENTS // EVENTS_IN_A_PAGE):
+            seconds += answer.elapsed.total_seconds()
+            answer = session.get(answer.json()["next_page"])
+    return seconds
+
+
+# The table
+
+
+def _print_table(title: str, rows: Mapping[str, Sequence[Cost]]) -> None:
+    print(f"\n{title}")
+    print("  " + " ".join([f"{'median / worst':22}", *(f"{name:>20}" for name, _, _ in COLUMNS)]))
+    for name, costs in rows.items():
+        cells = []
+        for _, of, form in COLUMNS:
+            values = [of(cost) for cost in costs]
+            cells.append(f"{form.format(statistics.median(values))} / {form.format(max(values))}")
+        print("  " + " ".join([f"{name:22}", *(f"{cell:>20}" for cell in cells)]), flush=True)
+
+
+def _goal(what: str, value: float, most: float) -> None:
+    verdict = "met" if value <= most else "NOT MET"
+    print(f"  {what}: {value:.3g}, goal at most {most:.3g}: {verdict}", flush=True)
+
+
+def _median(costs: Sequence[Cost]) -> Cost:
+    return _of(costs, statistics.median)
+
+
+def _worst(costs: Sequence[Cost]) -> Cost:
+    return _of(costs, max)
+
+
+def _of(costs: Sequence[Cost], choose: Callable[[list[float]], float]) -> Cost:
+    return Cost(
+        wall=choose([cost.wall for cost in costs]),
+        client_cpu=choose([cost.client_cpu for cost in costs]),
+        server_cpu=choose([cost.server_cpu for cost in costs]),
+        requests=choose([cost.requests for cost in costs]),
+        sent_and_received=choose([cost.sent_and_received for cost in costs]),
+        memory=choose([cost.memory for cost in costs]),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
