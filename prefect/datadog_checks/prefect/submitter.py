@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from .state_store import Document
 from .transitions import Outcome
 
 ZEROS_FOR_SECONDS = 3600.0
+PACKED_FOR_SECONDS = 60.0
 # Bounds what is kept of tag sets that come and go; the ones that vanished first are forgotten first.
 MOST_TAG_SETS = 20_000
 
@@ -59,51 +60,67 @@ class VanishedTagSets:
 
     def __init__(self) -> None:
         self._last_seen: dict[str, dict[Tags, float]] = {}
+        # What of it was packed when; a large server has a megabyte of it, which changes little from run to run.
+        self._packed: dict[str, tuple[float, str]] = {}
+        self._now = 0.0
 
     def zeros(
-        self, metrics: Iterable[Metric], seen: Collection[tuple[Metric, Tags]], now: float
+        self, metrics: Collection[Metric], seen: Mapping[str, Collection[Tags]], now: float
     ) -> list[tuple[Metric, Tags]]:
-        """The tag sets of these metrics that had a value within the last hour and are not among those `seen` now."""
+        """The tag sets of these metrics that had a value within the last hour and have none in `seen`, by name, now."""
+        self._now = now
         metrics = [metric for metric in metrics if metric.zero_when_gone]
-        for metric, tags in seen:
-            if metric.zero_when_gone:
-                self._last_seen.setdefault(_group(metric), {})[tags] = now
+        for metric in metrics:
+            last_seen = self._last_seen.setdefault(_group(metric), {})
+            number = len(last_seen)
+            last_seen.update(dict.fromkeys(seen.get(metric.name, ()), now))
+            if len(last_seen) != number:
+                self._packed.pop(_group(metric), None)
         for group in {_group(metric) for metric in metrics}:
             self._forget(group, now)
-        already = set(seen)
         return [
             (metric, tags)
             for metric in metrics
-            for tags in self._last_seen.get(_group(metric), ())
-            if (metric, tags) not in already
+            for tags in self._last_seen[_group(metric)].keys() - set(seen.get(metric.name, ()))
         ]
 
     def _forget(self, group: str, now: float) -> None:
-        last_seen = {
-            tags: at for tags, at in self._last_seen.get(group, {}).items() if abs(now - at) <= ZEROS_FOR_SECONDS
-        }
-        kept = sorted(last_seen, key=last_seen.__getitem__)[-MOST_TAG_SETS:]
-        self._last_seen[group] = {tags: last_seen[tags] for tags in kept}
+        last_seen = self._last_seen[group]
+        gone = [tags for tags, at in last_seen.items() if not abs(now - at) <= ZEROS_FOR_SECONDS]
+        if len(last_seen) - len(gone) > MOST_TAG_SETS:
+            gone += sorted(last_seen.keys() - set(gone), key=last_seen.__getitem__)[:-MOST_TAG_SETS]
+        for tags in gone:
+            del last_seen[tags]
+            self._packed.pop(group, None)
 
     def document(self) -> Document:
-        groups = {
-            group: [[at, *tags] for tags, at in last_seen.items()] for group, last_seen in self._last_seen.items()
-        }
-        packed = zlib.compress(json.dumps(groups, separators=(",", ":")).encode())
-        return {"packed": base64.b64encode(packed).decode("ascii")}
+        """What is to be stored. The times in it are up to a minute old."""
+        for group, last_seen in self._last_seen.items():
+            packed_at, _ = self._packed.get(group, (float("-inf"), ""))
+            if not 0 <= self._now - packed_at < PACKED_FOR_SECONDS:
+                self._packed[group] = (self._now, _pack(last_seen))
+        return {group: packed for group, (_, packed) in self._packed.items()}
 
     @classmethod
     def restored(cls, document: Document) -> VanishedTagSets:
         """The inverse of `document`; raises `ValueError` for what is damaged."""
         memory = cls()
         try:
-            groups = json.loads(zlib.decompress(base64.b64decode(document["packed"], validate=True)))
-            for group in GROUPS & groups.keys():
-                entries = groups[group]
-                memory._last_seen[group] = {tuple(map(str, tags)): float(at) for at, *tags in entries}
-        except (KeyError, TypeError, AttributeError, zlib.error) as error:
+            for group in GROUPS & document.keys():
+                memory._last_seen[group] = _unpack(document[group])
+        except (TypeError, AttributeError, zlib.error) as error:
             raise ValueError(f"damaged: {error}") from None
         return memory
+
+
+def _pack(last_seen: Mapping[Tags, float]) -> str:
+    entries = [[at, *tags] for tags, at in last_seen.items()]
+    return base64.b64encode(zlib.compress(json.dumps(entries, separators=(",", ":")).encode(), 1)).decode("ascii")
+
+
+def _unpack(packed: str) -> dict[Tags, float]:
+    entries = json.loads(zlib.decompress(base64.b64decode(packed, validate=True)))
+    return {tuple(map(str, tags)): float(at) for at, *tags in entries}
 
 
 def _group(metric: Metric) -> str:
@@ -133,7 +150,9 @@ class Submitter:
             else:
                 self._check.histogram(metric.name, value, tags=[*self._instance_tags, *tags])
         metrics = [metric for metric in METRICS if metric.name in owned and metric.name not in sheet.without_zeros]
-        seen = {(metric, tags) for metric, tags, _ in sheet.samples if metric.type != "histogram"}
+        seen: dict[str, set[Tags]] = {}
+        for metric, tags, _ in sheet.samples:
+            seen.setdefault(metric.name, set()).add(tags)
         for metric, tags in self.vanished.zeros(metrics, seen, now.timestamp()):
             if metric.type == "count":
                 counts[metric, tags] = 0

@@ -26,11 +26,18 @@ B: Tags = ("flow_name:b",)
 
 
 def zeros(memory: VanishedTagSets, metrics: list[Metric], seen: set[tuple[Metric, Tags]], now: float) -> object:
-    return sorted((metric.name, tags) for metric, tags in memory.zeros(metrics, seen, now))
+    by_name: dict[str, set[Tags]] = {}
+    for metric, tags in seen:
+        by_name.setdefault(metric.name, set()).add(tags)
+    return sorted((metric.name, tags) for metric, tags in memory.zeros(metrics, by_name, now))
 
 
-def packed(groups: Any) -> dict[str, str]:
-    return {"packed": base64.b64encode(zlib.compress(json.dumps(groups).encode())).decode()}
+def packed(entries: Any) -> dict[str, str]:
+    return stored(base64.b64encode(zlib.compress(json.dumps(entries).encode())).decode())
+
+
+def stored(text: Any) -> dict[str, Any]:
+    return {"flow_runs.running": text}
 
 
 def test_a_gauge_that_vanished_is_zero_for_one_hour_and_then_no_more() -> None:
@@ -101,6 +108,21 @@ def test_what_is_remembered_survives_a_restart() -> None:
     assert zeros(again, [RUNNING, COMPLETED], set(), now=4601) == []
 
 
+def test_what_is_stored_is_renewed_at_once_where_tag_sets_come_or_go_and_else_once_a_minute() -> None:
+    memory = VanishedTagSets()
+    zeros(memory, [RUNNING], {(RUNNING, A)}, now=1000)
+    first = memory.document()
+    zeros(memory, [RUNNING], {(RUNNING, A)}, now=1015)
+    assert memory.document() == first
+    zeros(memory, [RUNNING], {(RUNNING, A), (RUNNING, B)}, now=1030)
+    second = memory.document()
+    assert second != first
+    zeros(memory, [RUNNING], {(RUNNING, A), (RUNNING, B)}, now=1089)
+    assert memory.document() == second
+    zeros(memory, [RUNNING], {(RUNNING, A), (RUNNING, B)}, now=1090)
+    assert memory.document() != second
+
+
 def test_an_empty_memory_survives_a_restart() -> None:
     again = VanishedTagSets.restored(VanishedTagSets().document())
     assert zeros(again, [RUNNING], set(), now=1000) == []
@@ -109,22 +131,19 @@ def test_an_empty_memory_survives_a_restart() -> None:
 @pytest.mark.parametrize(
     "document",
     [
-        {},
-        {"packed": None},
-        {"packed": 5},
-        {"packed": "%%%"},
-        {"packed": "ü"},
-        {"packed": "YWJj"},
-        {"packed": VanishedTagSets().document()["packed"][:-8]},
-        {"packed": base64.b64encode(zlib.compress(b"not JSON")).decode()},
-        packed([]),
+        stored(None),
+        stored(5),
+        stored("%%%"),
+        stored("ü"),
+        stored("YWJj"),
+        stored(packed([])["flow_runs.running"][:-8]),
+        stored(base64.b64encode(zlib.compress(b"not JSON")).decode()),
         packed(None),
-        packed({"flow_runs.running": None}),
-        packed({"flow_runs.running": 5}),
-        packed({"flow_runs.running": [5]}),
-        packed({"flow_runs.running": [[]]}),
-        packed({"flow_runs.running": [["soon", "flow_name:a"]]}),
-        packed({"flow_runs.running": [[None, "flow_name:a"]]}),
+        packed(5),
+        packed([5]),
+        packed([[]]),
+        packed([["soon", "flow_name:a"]]),
+        packed([[None, "flow_name:a"]]),
     ],
 )
 def test_a_damaged_document_is_a_value_error(document: dict[str, Any]) -> None:
@@ -136,7 +155,7 @@ def test_a_damaged_document_is_a_value_error(document: dict[str, Any]) -> None:
 def test_a_damaged_time_does_not_make_zeros_for_ever(at: float) -> None:
     memory = VanishedTagSets()
     with suppress(ValueError):
-        memory = VanishedTagSets.restored(packed({"flow_runs.running": [[at, "flow_name:a"]]}))
+        memory = VanishedTagSets.restored(packed([[at, "flow_name:a"]]))
     assert zeros(memory, [RUNNING], set(), now=1000) == []
 
 
