@@ -65,7 +65,7 @@ def test_what_a_workspace_has_not_is_not_asked_for_and_told_in_one_line_of_the_l
     caplog.set_level(logging.INFO)
     results = [watching.run() for _ in range(3)]
     assert [(result.error, result.warnings, result.gauge("health")) for result in results] == [("", [], 1)] * 3
-    assert {status for _, status in cloud.answered} == {200}
+    assert 404 not in {status for _, status in cloud.answered}
     told = [record.getMessage() for record in caplog.records if "Prefect Cloud" in record.getMessage()]
     assert len(told) == 1
 
