@@ -30,7 +30,7 @@ STATE_GAUGES = {"PENDING": "task_runs.pending", "RUNNING": "task_runs.running", 
 
 
 # Where nothing runs, ended task runs whose events were lost are looked for only in one of so many check runs.
-IDLE_RUNS_BETWEEN = 4
+IDLE_RUNS_BETWEEN = 8
 
 
 class TaskRunStates(Collector):
