@@ -311,6 +311,9 @@ class RunsServer(PrefectApi):
     def ended_task_runs(self, since: datetime) -> list[TaskRun]:
         return self._task_runs(lambda run: _ended(run, since))
 
+    def count_ended_task_runs(self, since: datetime, until: datetime) -> int:
+        return len(self._task_runs(lambda run: _ended(run, since) and not _ended(run, until + INSTANT)))
+
     def task_runs_that_never_ran(self, types: Collection[str], created_since: datetime) -> list[TaskRun]:
         return self._task_runs(
             lambda run: run.state.type in types and run.end_time is None and run.expected_start >= created_since

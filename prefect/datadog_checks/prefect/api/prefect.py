@@ -211,6 +211,11 @@ class PrefectApi:
         pages = self._task_pages({"end_time": {"after_": utc_text(since)}}, ENDED_TASK)
         return [run for page in pages for run in page]
 
+    def count_ended_task_runs(self, since: datetime, until: datetime) -> int:
+        """How many task runs ended between these times; likewise."""
+        criteria = {"end_time": {"after_": utc_text(since), "before_": utc_text(until)}}
+        return self._count("/task_runs/count", {"task_runs": {**criteria, **NO_SUBFLOWS}})
+
     def task_runs_that_never_ran(self, types: Collection[str], created_since: datetime) -> list[TaskRun]:
         """Those that came to such an end without one time of it; likewise."""
         criteria = {

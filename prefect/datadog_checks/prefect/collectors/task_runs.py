@@ -29,6 +29,10 @@ from .base import Collector, Context, TransitionCollector
 STATE_GAUGES = {"PENDING": "task_runs.pending", "RUNNING": "task_runs.running", "PAUSED": "task_runs.paused"}
 
 
+# So many ended task runs are not read only to see that all are known. Whether they are is asked when the server has had
+# time to write down those whose events it shows.
+MANY = 100
+SETTLED_AFTER = timedelta(seconds=10)
 # Where nothing runs, ended task runs whose events were lost are looked for only in one of so many check runs.
 IDLE_RUNS_BETWEEN = 8
 
@@ -73,6 +77,9 @@ class TaskRunTransitions(TransitionCollector):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._objects_tell_ends = True
+        # The task runs whose start is known, and when those of them ended whose ends are still looked at again.
+        self._started: Recent[str, None] = Recent()
+        self._ends: dict[str, datetime] = {}
         self._idle_runs = 0
         self._first_starts: Recent[str, datetime] = Recent()
 
@@ -90,6 +97,11 @@ class TaskRunTransitions(TransitionCollector):
         told = [(event, transition) for event in events if (transition := transition_of(event)) and counts(transition)]
         self._scopes(transition for _, transition in told)
         ends = self._upstream_ends([transition for _, transition in told])
+        for _, change in told:
+            if change.ends and change.run_id in self._started:
+                self._ends[change.run_id] = change.at
+            elif starts_task(change):
+                self._started.put(change.run_id, None)
         for event, transition in told:
             scope = self.context.inventory.scope_told_by(event.related, transition.flow_run_id)
             self._count(sheet, transition, scope, ends)
@@ -137,8 +149,15 @@ class TaskRunTransitions(TransitionCollector):
     def _ended(self, since: datetime) -> list[TaskRun]:
         if not self._objects_tell_ends:
             return []
+        now = self.context.now()
+        self._ends = {identity: at for identity, at in self._ends.items() if at >= since}
+        settled = now - SETTLED_AFTER
+        known = sum(at <= settled for at in self._ends.values())
         try:
-            ran = self.context.api.ended_task_runs(since)
+            # As many as are known by all their events: none of these was lost.
+            is_known = known >= MANY and self.context.api.count_ended_task_runs(since, settled) == known
+            ran = self.context.api.ended_task_runs(settled if is_known else since)
+            self._ends.update((run.id, run.end_time) for run in ran if run.end_time)
             return ran + self.context.api.task_runs_that_never_ran(TERMINAL, since - self.decided_within)
         except Rejected as refusal:
             if refusal.status != 422:
