@@ -12,6 +12,7 @@ from ..conftest import AgentFactory
 from ..lab.agent import NAMESPACE, Agent, CheckRunResult
 from ..lab.prefect_api import PrefectApi
 from ..lab.task_run import ClientTaskRun
+from ..lab.waiting import wait_until
 from .stage import Stage
 
 POOL = {"work_pool.is_ready", "work_pool.is_not_ready", "work_pool.is_paused"}
@@ -59,7 +60,7 @@ class Play:
         self.ids |= {stage.pool["id"], stage.pool["default_queue_id"], stage.queue["id"], stage.deployment["id"]}
         api.heartbeat(stage.pool["name"], "w1")
         self.ids |= {worker["id"] for worker in api.workers(stage.pool["name"])}
-        api.poll_work_pool(stage.pool["name"], [stage.queue["name"]])
+        wait_until(self._is_ready, 60, "The deployment's readiness")
         running, completed = stage.run("PENDING", "RUNNING"), stage.run("PENDING", "RUNNING")
         task = ClientTaskRun(api, "load", completed["id"])
         last = [task.enter(state) for state in ("PENDING", "RUNNING", "COMPLETED")]
@@ -71,6 +72,11 @@ class Play:
         for kind, thing in (("work-pool", stage.pool), ("work-queue", stage.queue), ("deployment", stage.deployment)):
             ready = {"name": [f"prefect.{kind}.ready"]}
             api.wait_for_events(event=ready, resource={"id": [f"prefect.{kind}.{thing['id']}"]})
+
+    def _is_ready(self) -> bool:
+        """Poll as a worker does; a server whose database is locked at that moment forgets to mark the deployment."""
+        self.stage.api.poll_work_pool(self.stage.pool["name"], [self.stage.queue["name"]])
+        return bool(self.stage.api.deployment(self.stage.deployment["id"])["status"] == "READY")
 
     def metrics(self, result: CheckRunResult) -> set[str]:
         """The names of all metrics in whose tags one of the ids is."""

@@ -148,6 +148,7 @@ def test_in_the_end_all_are_known_and_a_total_is_right_or_not_given(monkeypatch:
     monkeypatch.setattr(task_board, "ENOUGH", PAGE)
     monkeypatch.setattr(task_board, "PAGES_AT_ONCE", 2)
     monkeypatch.setattr(task_board, "FEW", 3)
+    monkeypatch.setattr(task_board, "LOOKS_BETWEEN", 1)
     run_state_machine_as_test(Tasks, settings=settings(max_examples=150, stateful_step_count=25, deadline=None))
 
 
@@ -159,7 +160,9 @@ def stuck(number: int) -> TaskServer:
     return server
 
 
-def test_those_that_never_end_are_read_once_and_then_asked_for_by_two_totals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_those_that_never_end_are_read_once_and_then_asked_for_by_a_total_of_each_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(task_board, "ENOUGH", PAGE)
     server = stuck(100)
     board = TaskBoard(server, NoScopes())
@@ -173,7 +176,7 @@ def test_those_that_never_end_are_read_once_and_then_asked_for_by_two_totals(mon
     totals = board.totals()
     assert totals is not None
     assert sum(totals.values()) == 100
-    assert (server.pages, server.totals) == (1, 1)
+    assert (server.pages, server.totals) == (1, 3)
 
 
 def test_what_is_young_is_read_in_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
