@@ -34,6 +34,8 @@ FEW = 50
 MOST_REQUESTS = 12
 # Where there is no total that would tell that there is nothing to be found.
 FEWER_REQUESTS = 4
+# So often a page of runs is read again although the totals agree: what went may have been as much as what came.
+LOOKS_BETWEEN = 8
 INSTANT = timedelta(microseconds=1)
 
 # In place of a deployment's id for the runs that have none.
@@ -66,6 +68,7 @@ class PlannedRuns:
         self._came_due: OrderedDict[str, None] = OrderedDict()
         self._waiting: Counter[str] = Counter()
         self._due_by: datetime | None = None
+        self._looks = 0
         self._survey_from = 0
         self._unexplained = self._difference = 0
 
@@ -106,6 +109,10 @@ class PlannedRuns:
         self._waiting = Counter(run.deployment_id or NO_DEPLOYMENT for run in later)
         self._forget_past()
         self._note_changes(deployments, changed)
+        self._looks += 1
+        if self._looks % LOOKS_BETWEEN == 0 and not self._to_read_again:
+            # Those that were read last are the last in the dictionary.
+            self._to_read_again.update(dict.fromkeys(self._first_of(self._times)))
         self._read(self._to_read_again)
         self._verify(are_all)
         self._read(self._to_read_again)
@@ -190,13 +197,15 @@ class PlannedRuns:
 
     def _first_of(self, queue: Collection[str]) -> list[str]:
         """As many deployments as have about a page of runs."""
-        if NO_DEPLOYMENT in queue:
+        if next(iter(queue), None) == NO_DEPLOYMENT:
             return [NO_DEPLOYMENT]
         others = len(self._times) - 1
         average = self._total_known() / others if others > 0 else RUNS_OF_A_DEPLOYMENT
         ids: list[str] = []
         expected = 0.0
         for identity in islice(queue, MOST_IDS):
+            if identity == NO_DEPLOYMENT:
+                break
             expected += self._number_of([identity]) if identity in self._times else average
             if ids and expected > RUNS_AT_ONCE:
                 break
@@ -217,6 +226,7 @@ class PlannedRuns:
         past = self._now.timestamp()
         for identity in reading.ids:
             found = reading.times.get(identity, {})
+            self._times.pop(identity, None)
             self._times[identity] = {
                 tags: array("d", sorted(time for time in times if time > past)) for tags, times in found.items()
             }

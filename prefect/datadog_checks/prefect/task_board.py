@@ -129,14 +129,15 @@ class TaskBoard:
             # All were known as long as there were few: what was read last is still known.
             self._come_to = edge
         if not self._has_passed or self._looks % LOOKS_BETWEEN == 0:
-            self._go_on(1 if self._has_passed else PAGES_AT_ONCE)
+            self._go_on(1 if self._has_passed else PAGES_AT_ONCE, edge)
         # Last, because what the pass has carried along was read in an earlier look.
         return self._verify(EVER if self._has_passed else self._come_to, edge) and self._has_passed
 
-    def _go_on(self, pages: int) -> None:
-        """Go on with the pass through the old ones."""
+    def _go_on(self, pages: int, edge: int) -> None:
+        """Go on with the pass through the old ones, those up to the edge of the young."""
         assert self._come_to is not None, "_go_on() before the young were read"
         if self._pages is None:
+            self._come_to = min(self._come_to, edge)
             self._pages = self._api.unfinished_task_runs(UNFINISHED_TYPES, until=_moment(self._come_to))
             self._carried = []
         for _ in range(pages):
@@ -145,15 +146,17 @@ class TaskBoard:
             except ApiError:
                 self._pages = None
                 raise
+            # The young may reach further down than when the pass began, and have just been read.
+            upper = min(self._come_to, edge)
             if page is None:
-                self._put(EVER, self._come_to, self._carried)
+                self._put(EVER, upper, self._carried)
                 self._pages, self._come_to, self._has_passed = None, NEVER, True
                 return
             self._carried += page
-            edge = min(_key(_oldest(page, LATEST)), self._come_to)
-            self._put(edge, self._come_to, self._carried)
-            self._carried = [run for run in self._carried if _created(run) <= edge]
-            self._come_to = edge
+            lower = min(_key(_oldest(page, LATEST)), upper)
+            self._put(lower, upper, self._carried)
+            self._carried = [run for run in self._carried if _created(run) <= lower]
+            self._come_to = lower
 
     # Are those that were not read still there?
 

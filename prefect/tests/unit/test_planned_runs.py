@@ -156,6 +156,7 @@ def test_what_is_planned_is_known_in_the_end_whatever_happened(monkeypatch: Any)
     monkeypatch.setattr(planned_runs, "MOST_IDS", 8)
     monkeypatch.setattr(planned_runs, "RUNS_AT_ONCE", 4)
     monkeypatch.setattr(planned_runs, "FEW", 2)
+    monkeypatch.setattr(planned_runs, "LOOKS_BETWEEN", 1)
     run_state_machine_as_test(Planning, settings=settings(max_examples=150, stateful_step_count=25, deadline=None))
 
 

@@ -80,7 +80,8 @@ class TaskRunTransitions(TransitionCollector):
         # The task runs whose start is known, and when those of them ended whose ends are still looked at again.
         self._started: Recent[str, None] = Recent()
         self._ends: dict[str, datetime] = {}
-        self._idle_runs = 0
+        # So that the first check run looks.
+        self._idle_runs = -1
         self._first_starts: Recent[str, datetime] = Recent()
 
     def document(self) -> str:
