@@ -39,6 +39,11 @@ class OncePerRun(Generic[Value]):
     def forget(self) -> None:
         self._outcome = None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it was read, or tried to be, in this check run."""
+        return self._outcome is not None
+
     def get(self) -> Value:
         if self._outcome is None:
             try:

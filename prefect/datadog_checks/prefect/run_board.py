@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from .api.errors import ApiError
 from .api.models import FlowRun
 from .api.prefect import PrefectApi
+from .inventory import OncePerRun
 
 ACTIVE_TYPES = frozenset({"PENDING", "RUNNING", "PAUSED", "CANCELLING"})
 WAITING_FOR_SLOT = "AwaitingConcurrencySlot"
@@ -39,46 +39,39 @@ class RunBoard:
 
     def __init__(self, api: PrefectApi) -> None:
         self._api = api
-        self._seen: Board | ApiError | None = None
+        self._board: OncePerRun[Board] = OncePerRun(self._read)
+        self._ended_since: datetime | None = None
         self._in_sight = 0
 
     def begin_run(self) -> None:
-        self._seen = None
+        self._board.forget()
+        self._ended_since = None
 
     def active(self) -> list[FlowRun]:
         """The flow runs that are pending, running, paused or being cancelled."""
-        return self._look().active
+        return self._board.get().active
 
     def ended(self, since: datetime) -> list[FlowRun]:
         """The flow runs that ended at this time or later; who asks for them asks first."""
-        assert self._seen is None, "ended() after another look"
-        return self._look(since).ended
+        assert not self._board.is_known, "ended() after another look"
+        self._ended_since = since
+        return self._board.get().ended
 
     def waiting(self) -> list[FlowRun]:
         """The SCHEDULED runs whose time has come, and those that wait for a retry or a concurrency slot."""
-        return self._look().waiting
+        return self._board.get().waiting
 
     def due_by(self) -> datetime:
         """Which runs' time has come; later ones are planned."""
-        return self._look().due_by
+        return self._board.get().due_by
 
     def is_idle(self) -> bool:
         """Whether no run is active, and as far as was asked, none ended."""
-        seen = self._look()
+        seen = self._board.get()
         return not seen.active and not seen.ended
 
-    def _look(self, ended_since: datetime | None = None) -> Board:
-        if self._seen is None:
-            try:
-                self._seen = self._read(ended_since)
-            except ApiError as error:
-                self._seen = error
-        if isinstance(self._seen, ApiError):
-            raise self._seen
-        return self._seen
-
-    def _read(self, ended_since: datetime | None) -> Board:
-        now = self._api.now()
+    def _read(self) -> Board:
+        now, ended_since = self._api.now(), self._ended_since
         runs = None
         if self._in_sight <= MOST_IN_SIGHT:
             runs = self._api.flow_runs_in_sight(ACTIVE_TYPES, WAITING_NAMES, now, ended_since)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from .api.errors import ApiError
 from .api.models import EARLIEST, LATEST, TaskRun
 from .api.prefect import PrefectApi
-from .inventory import Inventory
+from .inventory import Inventory, OncePerRun
 from .scopes import Scope, Tags, task_run_tags
 
 UNFINISHED_TYPES = ("PENDING", "RUNNING", "PAUSED")
@@ -75,7 +75,7 @@ class TaskBoard:
         self._inventory = inventory
         self._known = Population()
         self._fresh: list[TaskRun] = []
-        self._outcome: ApiError | bool | None = None
+        self._knows_all: OncePerRun[bool] = OncePerRun(self._read)
         self._looks = 0
         self._requests_left = 0
         # The pass through all that are not young: the moment down to which it came, and whether it was at the end once.
@@ -86,26 +86,16 @@ class TaskBoard:
 
     def begin_run(self) -> None:
         self._fresh = []
-        self._outcome = None
+        self._knows_all.forget()
 
     def fresh(self) -> list[TaskRun]:
         """Those pending, running and paused task runs that were read in this look: all but old ones."""
-        self._look()
+        self._knows_all.get()
         return self._fresh
 
     def totals(self) -> Mapping[Kind, int] | None:
         """How many task runs are pending, running or paused, by type and tags; None where not all are known yet."""
-        return self._known.totals() if self._look() else None
-
-    def _look(self) -> bool:
-        if self._outcome is None:
-            try:
-                self._outcome = self._read()
-            except ApiError as error:
-                self._outcome = error
-        if isinstance(self._outcome, ApiError):
-            raise self._outcome
-        return self._outcome
+        return self._known.totals() if self._knows_all.get() else None
 
     def _read(self) -> bool:
         """Read what is to be read; returns whether all are known."""
