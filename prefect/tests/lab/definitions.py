@@ -53,7 +53,8 @@ def _of_any_run(states: Sequence[Entered], expected_start: float) -> Iterator[Me
     start = _start(states)
     if start is not None:
         yield "throughput", None
-        if start - expected_start > LATE_START_GRACE_SECONDS:
+        # Prefect's times are in microseconds; seconds in floats have more digits, of which the last are chance.
+        if round(start - expected_start, 6) > LATE_START_GRACE_SECONDS:
             yield "late_start.count", None
     running = 0.0
     for before, state in zip((None, *states), states, strict=False):
