@@ -6,15 +6,14 @@ file of an earlier recording to draw again, `PICTURES=0` leaves out the pictures
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
+from ..lab.command import INTERRUPTED, INTERRUPTED_CODE, begin_command
 from ..lab.errors import LabError
 from .dashboards import Dashboard, Picture, draw, problems_of, unknown_in
 from .film import film_demo, film_existing
@@ -40,15 +39,14 @@ THEMES = ("light", "dark")
 
 def main() -> int:
     """Draw, and return the exit code: 1 after the reasons on stderr where something is wrong with the dashboard."""
-    logging.getLogger().addHandler(logging.NullHandler())
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    begin_command()
     try:
         problems = make_dashboard(os.environ)
     except (LabError, QueryError) as error:
         problems = [str(error)]
     except KeyboardInterrupt:
-        return 130
+        _say(INTERRUPTED)
+        return INTERRUPTED_CODE
     for problem in problems:
         _say(problem)
     return 1 if problems else 0

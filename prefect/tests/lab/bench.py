@@ -6,9 +6,7 @@ in steady state (12). Seconds are this machine's; ratios within one run of this 
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import statistics
 import sys
 import time
@@ -19,6 +17,7 @@ from typing import Any
 import psutil
 import requests
 
+from .command import INTERRUPTED, INTERRUPTED_CODE, begin_command
 from .errors import LabError
 from .filling import Size, fill
 from .metered import Cost, Metered
@@ -52,17 +51,15 @@ COLUMNS = (
 
 def main() -> int:
     """Measure all, print the table, and return the exit code: 0, 1 after one sentence on stderr, 130."""
-    logging.getLogger().addHandler(logging.NullHandler())
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    begin_command()
     try:
         _bench(os.environ)
     except (LabError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted; everything that was started is stopped.", file=sys.stderr)
-        return 130
+        print(INTERRUPTED, file=sys.stderr)
+        return INTERRUPTED_CODE
     return 0
 
 

@@ -7,9 +7,7 @@ server instead, `JSON=1` prints JSON, `PREFECT_PORT` demands a port for the demo
 from __future__ import annotations
 
 import json
-import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from typing import Any
 import yaml
 
 from .agent import Agent, CheckRunResult
+from .command import INTERRUPTED, INTERRUPTED_CODE, begin_command
 from .errors import LabError
 from .ports import HOST, free_port
 from .report import Report
@@ -33,18 +32,15 @@ DEMO_SETTINGS = {**FAST_EVENTS, "PREFECT_WORKER_QUERY_SECONDS": "1"}
 
 def main() -> int:
     """Run the demo and return the exit code: 0, 1 after one sentence on stderr, 130 after Ctrl-C."""
-    # what the check logs is in the report; without a handler, Python would print it in between
-    logging.getLogger().addHandler(logging.NullHandler())
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    begin_command()
     try:
         reports = _make_reports(os.environ)
         _print(reports, as_json=os.environ.get("JSON", "") not in ("", "0"))
     except LabError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        _progress("Interrupted; everything that was started is stopped.")
-        return 130
+        _progress(INTERRUPTED)
+        return INTERRUPTED_CODE
     except BrokenPipeError:
         # the reader has seen enough; keep Python from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,14 +7,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from .command import INTERRUPTED, INTERRUPTED_CODE, begin_command
 from .errors import LabError
 from .experiment import run_experiment
 
@@ -26,18 +25,15 @@ HIGHEST_SEED = 999_999
 
 def main() -> int:
     """Run the experiments and return the exit code: 0, 1 if something was lost, came twice or went wrong, 130."""
-    # what the check logs is what it is meant to suffer; without a handler, Python would print it in between
-    logging.getLogger().addHandler(logging.NullHandler())
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    begin_command()
     try:
         return _soak(os.environ)
     except LabError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted; everything that was started is stopped.", file=sys.stderr)
-        return 130
+        print(INTERRUPTED, file=sys.stderr)
+        return INTERRUPTED_CODE
 
 
 def _soak(environment: Mapping[str, str]) -> int:

@@ -56,6 +56,21 @@ class Run:
         self.states.append(state)
         return last
 
+    def event(self, **about_it: Any) -> Event:
+        """The event of the state that was entered last."""
+        last = self.states[-2] if len(self.states) > 1 else None
+        return state_change(
+            self.state.name or "",
+            self.state.type,
+            self.state.timestamp,
+            from_type=last.type if last else None,
+            from_name=last.name if last else None,
+            run_count=self.run_count,
+            run_id=self.id,
+            event_id=self.state.id,
+            **about_it,
+        )
+
 
 def _ended(run: Run, since: datetime) -> bool:
     return run.end_time is not None and run.end_time >= since
@@ -92,17 +107,7 @@ class LiveFlowRun(Run):
         roles = [related("flow", self.flow.id, self.flow.name)]
         if self.deployment is not None:
             roles.append(related("deployment", self.deployment.id, self.deployment.name))
-        return state_change(
-            name,
-            kind,
-            at,
-            from_type=last.type if last else None,
-            from_name=last.name if last else None,
-            run_count=self.run_count,
-            run_id=self.id,
-            related_to=roles,
-            event_id=event_id,
-        )
+        return self.event(related_to=roles)
 
     def as_object(self) -> FlowRun:
         return FlowRun.model_validate(
@@ -146,19 +151,7 @@ class LiveTaskRun(Run):
             self.run_count += 1
         if kind in TERMINAL and self.start_time is not None:
             self.end_time = self.end_time or at
-        return state_change(
-            name,
-            kind,
-            at,
-            from_type=last.type if last else None,
-            from_name=last.name if last else None,
-            run_count=self.run_count,
-            kind="task-run",
-            run_id=self.id,
-            task_run=self._payload(),
-            related_to=[related("flow-run", self.flow_run.id)],
-            event_id=event_id,
-        )
+        return self.event(kind="task-run", task_run=self._payload(), related_to=[related("flow-run", self.flow_run.id)])
 
     def _payload(self) -> dict[str, Any]:
         return {
