@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from datadog_checks.prefect.api.errors import ApiError, RequestFailed, UnexpectedAnswer, Unreachable
-from datadog_checks.prefect.collectors import Context
+from datadog_checks.prefect.collectors import Context, task_runs
 from datadog_checks.prefect.collectors.base import TransitionCollector
 from datadog_checks.prefect.collectors.flow_runs import FlowRunTransitions
 from datadog_checks.prefect.collectors.task_runs import TaskRunTransitions
@@ -372,15 +373,34 @@ class CountingHistories(RuleBasedStateMachine):
         assert not missing
 
 
-def test_each_transition_is_counted_once_whatever_happens() -> None:
+# From so many ended task runs on, those that are known by their events are not read.
+@pytest.mark.parametrize(("many", "examples"), [(task_runs.MANY, 700), (1, 300)])
+def test_each_transition_is_counted_once_whatever_happens(
+    monkeypatch: pytest.MonkeyPatch, many: int, examples: int
+) -> None:
+    monkeypatch.setattr(task_runs, "MANY", many)
     run_state_machine_as_test(
         CountingHistories,
         # Examples are long, and making one takes time where the machine is busy.
         settings=settings(
-            max_examples=1000,
+            max_examples=examples,
             stateful_step_count=15,
             deadline=None,
             report_multiple_bugs=False,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
+
+
+# At some of these it has just been read.
+@pytest.mark.parametrize("request_number", range(1, 11))
+def test_a_history_that_goes_on_after_it_was_read_is_read_again(request_number: int) -> None:
+    history = CountingHistories()
+    at_once, retried = Step(0.002, 0, "at once", 0.0), Step(0.002, 5, "at once", 0.0)
+    history.the_check_begins(seconds=900.0, shown="at once")
+    history.a_flow_run_is_created(wait=0, deployed=False, shown="at once", steps=[at_once] * 8 + [retried])
+    assert history.flow_runs[-1].state.name == "AwaitingRetry"
+    # It runs, ends, and runs once more.
+    steps = [at_once] * 4 + [Step(0.002, 1, "at once", 0.0)]
+    history.the_check_runs(15, "goes on", request_number, ERRORS[0], 0, steps, False)
+    history.teardown()

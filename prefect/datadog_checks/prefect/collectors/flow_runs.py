@@ -16,7 +16,6 @@ from datadog_checks.prefect.transitions import (
     flow_run_outcome,
     history_of,
     needs_history,
-    transition_of,
     transitions_in,
     transitions_of_ended,
 )
@@ -115,7 +114,7 @@ class FlowRunTransitions(TransitionCollector):
         return transition.run_id
 
     def take(self, sheet: Sheet, events: list[Event]) -> int:
-        transitions = [transition_of(event) for event in events]
+        transitions = [self.transition_of(event) for event in events]
         run_ids = {transition.run_id for transition in transitions if transition and transition.matters}
         runs = {run.id: run for run in self.context.api.flow_runs_by_id(run_ids)}
         self.context.inventory.run_scopes(runs.values())
@@ -169,20 +168,20 @@ class FlowRunTransitions(TransitionCollector):
         reading = f"history of {run.id} until {until}"
         if self._ledger.has(reading, until):
             return
-        self._count_history(sheet, run.id, run, scope)
-        if until in {state.timestamp for state in self._history(run.id)}:
+        self._count_history(sheet, run.id, run, scope, until)
+        if until in {state.timestamp for state in self._history(run.id, until)}:
             self._ledger.add(reading, until)
 
     def _count(self, sheet: Sheet, transition: Transition, run: FlowRun | None, scope: Scope) -> None:
         """Put what a transition means on the sheet, unless it was counted before."""
         if needs_history(transition, run) and not self.is_counted(transition):
-            self._count_history(sheet, transition.run_id, run, scope)
+            self._count_history(sheet, transition.run_id, run, scope, transition.at)
         # The history has it too, unless it could not be had any more.
         history = self._histories.get(transition.run_id)
         self._add_outcome(sheet, transition, run, scope, history)
 
-    def _count_history(self, sheet: Sheet, run_id: str, run: FlowRun | None, scope: Scope) -> None:
-        history = self._history(run_id)
+    def _count_history(self, sheet: Sheet, run_id: str, run: FlowRun | None, scope: Scope, reaching: datetime) -> None:
+        history = self._history(run_id, reaching)
         for transition in transitions_in(run_id, history):
             if transition.matters:
                 self._add_outcome(sheet, transition, run, scope, history)
@@ -196,8 +195,9 @@ class FlowRunTransitions(TransitionCollector):
         sheet.add_outcome("flow_runs", outcome, scope.tags())
         self.remember(transition)
 
-    def _history(self, run_id: str) -> list[State]:
-        if run_id not in self._histories:
+    def _history(self, run_id: str, reaching: datetime) -> list[State]:
+        """The run's history, read again where it was read before the run came into a state at this time."""
+        if all(state.timestamp < reaching for state in self._histories.get(run_id, ())):
             # What a deleted run went through is left in its events.
             self._histories[run_id] = self.context.api.flow_run_history(run_id) or history_of(
                 self.context.api.events_of([f"prefect.flow-run.{run_id}"])
