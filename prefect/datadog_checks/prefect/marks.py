@@ -52,16 +52,17 @@ class Marks:
         return bucket is not None and bucket.cut(_digest(key)) in bucket.digests
 
     def add(self, key: str, at: datetime) -> None:
-        if not self.has(key, at):
-            bucket = self._buckets.setdefault(bucket_of(at), _Bucket())
-            bucket.digests.add(bucket.cut(_digest(key)))
+        bucket = self._buckets.setdefault(bucket_of(at), _Bucket())
+        digest = bucket.cut(_digest(key))
+        if digest not in bucket.digests:
+            bucket.digests.add(digest)
             bucket.count += 1
             bucket.packed = None
 
     def discard(self, key: str, at: datetime) -> None:
         bucket = self._buckets.get(bucket_of(at))
-        if bucket is not None and bucket.cut(_digest(key)) in bucket.digests:
-            bucket.digests.remove(bucket.cut(_digest(key)))
+        if bucket is not None and (digest := bucket.cut(_digest(key))) in bucket.digests:
+            bucket.digests.remove(digest)
             bucket.count -= 1
             bucket.packed = None
             if not bucket.digests:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 Tags = tuple[str, ...]
 CODE_HASH = re.compile(r"-(?:[0-9a-f]{8}|unknown)$")
@@ -39,12 +40,13 @@ class Scope:
             identity, name = getattr(self, f"{kind}_id"), getattr(self, f"{kind}_name")
             if identity is not None and name is None and getattr(other, f"{kind}_id") == identity:
                 names[f"{kind}_name"] = getattr(other, f"{kind}_name")
-        return replace(self, **names)
+        return replace(self, **names) if names else self
 
     def tags(self, **more: str | int | bool | None) -> Tags:
         return tag_set(**{field.name: getattr(self, field.name) for field in fields(self)}, **more)
 
 
+@lru_cache(maxsize=1024)
 def task_run_tags(scope: Scope, task_key: str | None) -> Tags:
     """The tags of a task run: its flow run's, and what the task is called."""
     return scope.tags(task_key=task_key, task_name=CODE_HASH.sub("", task_key) if task_key else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -159,6 +159,7 @@ class TransitionCollector(FeedCollector):
         self._ledger = Ledger.unpack(saved["counted"] if saved else {})
         self._objects_through = aware_moment(through) if through else None
         self._objects_read_at: datetime | None = None
+        self._transitions: dict[str, Transition | None] = {}
 
     @abstractmethod
     def take_objects(self, sheet: Sheet, since: datetime) -> bool:
@@ -171,23 +172,37 @@ class TransitionCollector(FeedCollector):
     def identity(self, transition: Transition) -> str:
         """Names the run in its events and in its object alike."""
 
+    def transition_of(self, event: Event) -> Transition | None:
+        """What `transitions.transition_of` gives, made out once in a check run."""
+        if event.id not in self._transitions:
+            self._transitions[event.id] = transition_of(event)
+        return self._transitions[event.id]
+
     def key_of(self, event: Event) -> str:
-        transition = transition_of(event)
-        return self._key(transition) if transition else event.id
+        transition = self.transition_of(event)
+        return self._key(transition, transition.at) if transition else event.id
+
+    def times_of(self, transition: Transition) -> Sequence[datetime]:
+        """The times under which it may have been counted."""
+        return (transition.at,)
 
     def is_counted(self, transition: Transition) -> bool:
         """Whether it was counted, or is of a time for which that cannot be told any more, or not yet."""
-        key, at = self._key(transition), transition.at
+        return any(self._is_counted_at(transition, at) for at in self.times_of(transition))
+
+    def _is_counted_at(self, transition: Transition, at: datetime) -> bool:
+        key = self._key(transition, at)
         return not self._feed.reaches(at) or self._feed.has(key, at) or self._ledger.has(key, at)
 
     def remember(self, transition: Transition) -> None:
         """From now on it is counted, if this check run gets as far as `commit`."""
-        self._ledger.add(self._key(transition), transition.at)
+        self._ledger.add(self._key(transition, transition.at), transition.at)
 
-    def _key(self, transition: Transition) -> str:
-        return f"{self.identity(transition)} {transition.phase} {transition.at.timestamp():.6f}"
+    def _key(self, transition: Transition, at: datetime) -> str:
+        return f"{self.identity(transition)} {transition.phase} {at.timestamp():.6f}"
 
     def collect(self, sheet: Sheet) -> None:
+        self._transitions.clear()
         self._ledger.begin()
         super().collect(sheet)
         since, through = self._feed.window_start, self._objects_through

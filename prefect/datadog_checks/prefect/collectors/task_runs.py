@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,11 +27,10 @@ from .base import Collector, Context, TransitionCollector
 
 STATE_GAUGES = {"PENDING": "task_runs.pending", "RUNNING": "task_runs.running", "PAUSED": "task_runs.paused"}
 
-
 # So many ended task runs are not read only to see that all are known. Whether they are is asked when the server has had
-# time to write down those whose events it shows.
+# time to write down those whose events it shows, which a busy one does later; the overlap of looks is longer.
 MANY = 100
-SETTLED_AFTER = timedelta(seconds=10)
+SETTLED_AFTER = timedelta(seconds=30)
 # Where nothing runs, ended task runs whose events were lost are looked for only in one of so many check runs.
 IDLE_RUNS_BETWEEN = 8
 
@@ -95,7 +93,9 @@ class TaskRunTransitions(TransitionCollector):
         return task_identity(transition)
 
     def take(self, sheet: Sheet, events: list[Event]) -> int:
-        told = [(event, transition) for event in events if (transition := transition_of(event)) and counts(transition)]
+        told = [
+            (event, transition) for event in events if (transition := self.transition_of(event)) and counts(transition)
+        ]
         self._scopes(transition for _, transition in told)
         ends = self._upstream_ends([transition for _, transition in told])
         for _, change in told:
@@ -155,8 +155,8 @@ class TaskRunTransitions(TransitionCollector):
         settled = now - SETTLED_AFTER
         known = sum(at <= settled for at in self._ends.values())
         try:
-            # As many as are known by all their events: none of these was lost. The latest are looked at the next time.
-            is_known = known >= MANY and self.context.api.count_ended_task_runs(since, settled) == known
+            # As many as are known by all their events: none of these was lost. The latest are looked at later.
+            is_known = len(self._ends) >= MANY and self.context.api.count_ended_task_runs(since, settled) == known
             ran = [] if is_known else self.context.api.ended_task_runs(since)
             self._ends.update((run.id, run.end_time) for run in ran if run.end_time)
             return ran + self.context.api.task_runs_that_never_ran(TERMINAL, since - self.decided_within)
@@ -180,12 +180,11 @@ class TaskRunTransitions(TransitionCollector):
         sheet.add_outcome("task_runs", outcome, task_run_tags(scope, transition.payload.task_key))
         self.remember(transition)
 
-    def is_counted(self, transition: Transition) -> bool:
+    def times_of(self, transition: Transition) -> Sequence[datetime]:
         # Where a worker's clock ticks coarsely, as on Windows, Prefect may put the state RUNNING a microsecond after
         # the start time that it gives to the run, so that no two states share a time.
-        steps = (0, 1, -1) if transition.runs else (0,)
-        times = [transition.at + step * INSTANT for step in steps]
-        return any(super(TaskRunTransitions, self).is_counted(replace(transition, at=at)) for at in times)
+        at = transition.at
+        return (at, at + INSTANT, at - INSTANT) if transition.runs else (at,)
 
     def _upstream_ends(self, transitions: Collection[Transition]) -> dict[str, datetime]:
         """When the upstream task runs of those that start ended, by their ids."""
