@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -183,8 +184,7 @@ def test_task_runs_that_never_end_are_counted_without_being_read_again(
     young.enter("PENDING")
     young.enter("RUNNING")
     api.wait_for_task_run(young.id, lambda task_run: task_run["state_type"] == "RUNNING")
-    stuck = make_stuck_copies(server, young.id, STUCK)
-    with Proxy(server.url) as proxy:
+    with stuck_copies(server, young.id, STUCK) as stuck, Proxy(server.url) as proxy:
         observer = agent(prefect_url=f"{proxy.url}/api")
         results = [observer.run() for _ in range(2)]
         assert [result.gauge("task_runs.running") for result in results] == [STUCK + 1.0] * 2
@@ -200,8 +200,9 @@ def test_task_runs_that_never_end_are_counted_without_being_read_again(
         assert observer.run().gauge("task_runs.running") == STUCK - 3
 
 
-def make_stuck_copies(server: PrefectServer, task_run_id: str, number: int) -> list[str]:
-    """Copies of a task run that were created hours ago and are RUNNING for ever; returns their ids."""
+@contextmanager
+def stuck_copies(server: PrefectServer, task_run_id: str, number: int) -> Iterator[list[str]]:
+    """Copies of a task run that were created hours ago and are RUNNING for ever, by their ids; gone in the end."""
     connection = sqlite3.connect(server.home / "prefect.db", timeout=30)
     try:
         connection.row_factory = sqlite3.Row
@@ -216,7 +217,12 @@ def make_stuck_copies(server: PrefectServer, task_run_id: str, number: int) -> l
             f"INSERT INTO task_run ({', '.join(row)}) VALUES ({marks})", [list(copy.values()) for copy in rows]
         )
         connection.commit()
-        return [copy["id"] for copy in rows]
+        ids = [copy["id"] for copy in rows]
+        try:
+            yield ids
+        finally:
+            connection.executemany("DELETE FROM task_run WHERE id = ?", [(identity,) for identity in ids])
+            connection.commit()
     finally:
         connection.close()
 
