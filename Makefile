@@ -38,7 +38,7 @@ test-assets: .venvs/check/.stamp ## Run the tests of dashboard, monitors, saved 
 	$(BIN)/pytest $(ASSETS)
 
 test-integration: .venvs/check/.stamp .venvs/server/.stamp ## Run the tests against a real Prefect server
-	$(BIN)/pytest $(INTEGRATION)
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(INTEGRATION)
 
 test-other-pythons: $(addprefix test-python,$(OTHER_PYTHONS)) ## Run the unit tests on the other Pythons that are here
 
@@ -58,10 +58,10 @@ test-versions: test-integration .venvs/server-2.20/.stamp $(addprefix test-versi
 
 test-version-%: .venvs/check/.stamp .venvs/server-%/.stamp
 	@echo "Integration tests on $$(grep ^prefect== requirements/server-$*.txt)"
-	PREFECT_LAB_VENV=$(CURDIR)/.venvs/server-$* $(BIN)/pytest $(INTEGRATION) $(ARGS)
+	PREFECT_LAB_VENV=$(CURDIR)/.venvs/server-$* $(BIN)/pytest $(SIDE_BY_SIDE) $(INTEGRATION) $(ARGS)
 
 test-postgres: .venvs/check/.stamp .venvs/server/.stamp ## Run the integration tests on PostgreSQL, with the API and the services as two processes (ARGS=)
-	PREFECT_LAB_DATABASE=postgres $(BIN)/pytest $(INTEGRATION) $(ARGS)
+	PREFECT_LAB_DATABASE=postgres $(BIN)/pytest $(SIDE_BY_SIDE) $(INTEGRATION) $(ARGS)
 
 test-oldest-server: .venvs/check/.stamp ## Run a few tests on the oldest server that the check works with (wants Python 3.12)
 	@if .ci/find-python 3.12 >/dev/null; then \
