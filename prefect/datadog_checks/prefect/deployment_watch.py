@@ -7,6 +7,7 @@ the total. What both do not show, as after a lost event, is found by reading all
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
@@ -28,6 +29,7 @@ MOST_REQUESTS = 12
 # Between the times of events and those of answers, which are known to a second or two.
 TOLERANCE = timedelta(seconds=10)
 
+IDENTITY = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 STATUSES = {"prefect.deployment.ready": "READY", "prefect.deployment.not-ready": "NOT_READY"}
 
 
@@ -138,6 +140,9 @@ class DeploymentWatch:
     def _take(self, deployments: Collection[Deployment]) -> None:
         now = self._api.now()
         for deployment in deployments:
+            if not all(IDENTITY.fullmatch(identity) for identity in (deployment.id, deployment.flow_id) if identity):
+                # The server would refuse each request with it; it is read again, since it is missing in the total.
+                continue
             before = self.known.pop(deployment.id, None)
             if before is None or before.updated != deployment.updated:
                 self._changed.add(deployment.id)

@@ -122,9 +122,11 @@ class Inventory:
         queues = {queue.id: queue for queue in self._api.work_queues()}
         # Queues of different pools share names, by which the server sorts: a page may pass over one of them.
         passed_over = self._known_queues - queues.keys()
+        # Were it kept until the answer came, an id that the server refuses would be asked for ever after.
+        self._known_queues = set(queues)
         if passed_over:
             queues.update((queue.id, queue) for queue in self._api.work_queues_by_id(passed_over))
-        self._known_queues = set(queues)
+            self._known_queues = set(queues)
         self._queue_ids = {(queue.work_pool_name, queue.name): queue.id for queue in queues.values()}
         return queues
 
