@@ -77,6 +77,7 @@ class FakeApi:
     def __init__(self) -> None:
         self.flow_name: str | None = "etl"
         self.queue_ids: list[str] = []
+        self.refuses_queues_by_id = False
         self.asked_for_flows: list[str] = []
 
     def flow_runs_by_id(self, ids: Collection[str]) -> list[FlowRun]:
@@ -99,6 +100,8 @@ class FakeApi:
         return [WorkQueue(id=identity, name=identity) for identity in self.queue_ids]
 
     def work_queues_by_id(self, ids: Collection[str]) -> list[WorkQueue]:
+        if self.refuses_queues_by_id:
+            raise ApiError("no such id")
         return []
 
 
@@ -143,6 +146,19 @@ def test_queues_that_are_gone_are_not_asked_for_again() -> None:
         api.queue_ids = [f"q{number}"]
         assert [queue.id for queue in known.queues()] == [f"q{number}"]
         assert known._known_queues == {f"q{number}"}
+
+
+def test_a_queue_by_a_refused_id_is_asked_for_once() -> None:
+    api = FakeApi()
+    known = inventory_of(api)
+    api.queue_ids = ["damaged"]
+    assert known.queues()
+    api.queue_ids, api.refuses_queues_by_id = ["q1"], True
+    known.begin_run()
+    with pytest.raises(ApiError):
+        known.queues()
+    known.begin_run()
+    assert [queue.id for queue in known.queues()] == ["q1"]
 
 
 def test_a_flow_whose_name_an_answer_lacked_is_asked_for_again() -> None:
