@@ -137,8 +137,9 @@ class _Copier:
             "expected_start_time": _sql(at),
             "next_scheduled_start_time": _sql(at),
             "idempotency_key": f"scheduled {of_deployment['deployment_id']} {schedule['id']} {at.isoformat(sep=' ')}",
-            "created_by": json.dumps({**json.loads(self._planned["created_by"]), "id": schedule["id"]}),
         }
+        if self._planned["created_by"] is not None:  # as before 3.2
+            own["created_by"] = json.dumps({**json.loads(self._planned["created_by"]), "id": schedule["id"]})
         yield "flow_run", {**self._planned, **of_deployment, **own}
 
     def _ended_run(self, of_deployment: Row, at: datetime) -> Iterator[tuple[str, Row]]:

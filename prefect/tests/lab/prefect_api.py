@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 from urllib.parse import parse_qs, quote, urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from .errors import LabError
 from .waiting import wait_until
@@ -33,6 +35,8 @@ class PrefectApi:
         self._session = requests.Session()
         self._session.trust_env = False  # neither a proxy nor a .netrc
         self._session.auth = auth
+        # The server may close a connection that lay idle just as it is used again.
+        self._session.mount("http://", HTTPAdapter(max_retries=Retry(1, allowed_methods=None)))
         if csrf:
             client = str(uuid.uuid4())
             token = self.get(f"csrf-token?client={client}")["token"]

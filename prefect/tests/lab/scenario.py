@@ -136,7 +136,9 @@ class Scenario:
 
     def _end_stream(self) -> None:
         self._progress("Ending the process of flow stream, so that it crashes ...")
-        os.kill(int(self._api.flow_run(self._runs["stream"])["infrastructure_pid"]), signal.SIGTERM)
+        # Older workers put the host before it.
+        pid = self._api.flow_run(self._runs["stream"])["infrastructure_pid"].rpartition(":")[2]
+        os.kill(int(pid), signal.SIGTERM)
 
     def _pause(self) -> ClientTaskRun:
         """Wait until the run of `etl` pauses for its approval; returns the task run that pauses with it."""
