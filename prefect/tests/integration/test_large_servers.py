@@ -227,6 +227,8 @@ def stuck_copies(server: PrefectServer, task_run_id: str, number: int) -> Iterat
         connection.close()
 
 
+# Without them the history of each run is asked for.
+@pytest.mark.needs("run counts in events")
 def test_a_check_run_asks_little_and_next_to_nothing_while_nothing_happens(
     server: PrefectServer, api: PrefectApi, agent: AgentFactory
 ) -> None:
