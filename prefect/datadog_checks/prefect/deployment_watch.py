@@ -130,7 +130,7 @@ class DeploymentWatch:
             self._take(page.objects)
             self._offset += page.size
             left -= page.size
-            if page.is_last:
+            if page.is_last or len(self.known) >= self.total:
                 self._passes += 1
                 # One that is deleted meanwhile moves others forward, past the walk.
                 is_whole = len(self.known) >= self.total or self._passes % MOST_PASSES == 0

@@ -65,14 +65,17 @@ def transition_of(event: Event) -> Transition | None:
         return None
     payload = event.payload or EventPayload()
     from_type = payload.initial_state.type if payload.initial_state else (payload.intended or {}).get("from")
+    task_run = payload.task_run or NO_PAYLOAD
+    told = _whole_number(event.resource.get("prefect.run-count"))
     return Transition(
         run_id=resource[1],
         at=event.occurred,
         to_type=to_type or "",
         from_type=from_type,
-        run_count=_whole_number(event.resource.get("prefect.run-count")),
+        # Processes with a Prefect before 3.4 tell it of task runs in the payload alone, and of flow runs nowhere.
+        run_count=told if told is not None else task_run.run_count,
         name=event.resource.get("prefect.state-name"),
-        payload=payload.task_run or NO_PAYLOAD,
+        payload=task_run,
         flow_run_id=related_by_role(event.related).get("flow-run", (None, None))[0],
     )
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from .prefect_api import TERMINAL_TYPES, Json, PrefectApi, iso
+from .version import reason_to_skip
 
 
 class ClientTaskRun:
@@ -95,6 +96,8 @@ class ClientTaskRun:
 
     def _event(self, state: Json, moment: datetime) -> Json:
         initial = self._state
+        # As clients of the server's version do.
+        tells_count = reason_to_skip("run counts in events") is None
         return {
             "id": uuid7(),
             "occurred": iso(moment),
@@ -102,7 +105,7 @@ class ClientTaskRun:
             "resource": {
                 "prefect.resource.id": f"prefect.task-run.{self.id}",
                 "prefect.resource.name": self.name,
-                "prefect.run-count": str(self._task_run["run_count"]),
+                **({"prefect.run-count": str(self._task_run["run_count"])} if tells_count else {}),
                 "prefect.state-message": state["message"],
                 "prefect.state-name": state["name"],
                 "prefect.state-timestamp": moment.astimezone(UTC).isoformat(),

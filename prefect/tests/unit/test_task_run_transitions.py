@@ -50,6 +50,13 @@ def test_retrying_and_what_has_no_run_count_is_no_start(run_count: int | None, f
     assert task_run_outcome(retrying, GRACE, after(-5)) == NOTHING
 
 
+def test_how_often_it_ran_is_told_by_the_payload_where_the_process_has_an_older_prefect() -> None:
+    started = task("Running", "RUNNING", T0, {"run_count": 1}, run_count=None)
+    assert task_run_outcome(started, GRACE, None) == Outcome(("throughput",))
+    ended = task("Completed", "COMPLETED", after(9), {"run_count": 1, "total_run_time": 9.0}, run_count=None)
+    assert task_run_outcome(ended, GRACE, None) == Outcome(("completed.count",), (("execution_duration", 9.0),))
+
+
 @pytest.mark.parametrize(
     ("name", "to_type", "count"),
     [
