@@ -63,6 +63,7 @@ def test_recorded_series_have_the_names_types_and_tags_of_the_metadata(recording
         assert {tag.partition(":")[0] for tag in tags} <= TAGS_OF[name] | {"team"}, name
 
 
+@pytest.mark.needs("log lines of beginnings and ends")
 def test_every_entry_of_the_default_format_is_parsed(recording: Recording) -> None:
     entries = entries_of(recording)
     unparsed = [entry.message for entry in entries if entry.rules[0] == "plain"]
@@ -74,6 +75,7 @@ def test_every_entry_of_the_default_format_is_parsed(recording: Recording) -> No
     assert {"info", "error"} <= {entry.status for entry in entries}
 
 
+@pytest.mark.needs("log lines of beginnings and ends")
 def test_every_entry_of_the_json_format_is_parsed(server: PrefectServer, api: PrefectApi) -> None:
     api.create_work_pool(POOL)
     flow = api.create_flow("printing-flow")

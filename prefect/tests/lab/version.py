@@ -23,6 +23,7 @@ CAPABILITIES: dict[str, tuple[tuple[int, int, int], str]] = {
         (3, 2, 15),
         "the server takes no run that has a work pool and no deployment, which the workload of the experiment makes",
     ),
+    "log lines of beginnings and ends": ((3, 2, 0), "the log does not tell which flow a run is of, nor that it exited"),
     "run counts in events": ((3, 4, 0), "events do not say how often a run has run"),
     "ends of task runs": ((3, 6, 22), "task runs cannot be asked for by their end: one without an event is not told"),
     "events of deployments": ((3, 6, 23), "the server sends no events of deployments that are created or updated"),
