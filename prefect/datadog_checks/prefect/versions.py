@@ -8,6 +8,7 @@ OLDEST_MAJOR = 3
 # Since which version there is what the check can do without, and what becomes of it where there is not.
 SINCE: tuple[tuple[tuple[int, int, int], str], ...] = (
     ((3, 1, 3), "where a retry waits is told by its state's name, AwaitingRetry"),
+    ((3, 4, 0), "how often a flow run has run is told by its history, which is read for each run that ends"),
     ((3, 6, 2), "the work queue of a deployment is looked up by its name"),
     ((3, 6, 22), "ends of task runs are told by events alone"),
     ((3, 6, 23), "no events tell that deployments are created, updated or deleted"),

@@ -22,10 +22,12 @@ def test_servers_from_prefect_3_on_are_supported_and_so_are_those_that_do_not_sa
 @pytest.mark.parametrize(
     ("version", "number"),
     [
-        ("3.0.0rc1", 4),
-        ("3.0.11", 4),
-        ("3.1.2", 4),
-        ("3.1.3", 3),
+        ("3.0.0rc1", 5),
+        ("3.0.11", 5),
+        ("3.1.2", 5),
+        ("3.1.3", 4),
+        ("3.3.7", 4),
+        ("3.4.0", 3),
         ("3.6.1", 3),
         ("3.6.2", 2),
         ("3.6.21", 2),

@@ -207,7 +207,7 @@ class PrefectApi:
         return self._count("/task_runs/count", {"task_runs": criteria})
 
     def ended_task_runs(self, since: datetime) -> list[TaskRun]:
-        """Raises `Rejected` with status 422 on servers before 3.6.29, which cannot be asked for it."""
+        """Raises `Rejected` with status 422 on servers before 3.6.22, which cannot be asked for it."""
         pages = self._task_pages({"end_time": {"after_": utc_text(since)}}, ENDED_TASK)
         return [run for page in pages for run in page]
 

@@ -163,7 +163,7 @@ class TaskRunTransitions(TransitionCollector):
         except Rejected as refusal:
             if refusal.status != 422:
                 raise
-            # Servers before 3.6.29 cannot be asked for it: there events are the only witness of ends.
+            # Servers before 3.6.22 cannot be asked for it: there events are the only witness of ends.
             self._objects_tell_ends = False
             return []
 
