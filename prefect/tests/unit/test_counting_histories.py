@@ -404,3 +404,32 @@ def test_a_history_that_goes_on_after_it_was_read_is_read_again(request_number: 
     steps = [at_once] * 4 + [Step(0.002, 1, "at once", 0.0)]
     history.the_check_runs(15, "goes on", request_number, ERRORS[0], 0, steps, False)
     history.teardown()
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["told in the end", "never told"])
+def test_a_start_waits_for_the_end_that_it_waited_for_as_long_as_a_busy_server_may_take(is_told: bool) -> None:
+    history = CountingHistories()
+    # The server has not written the end down yet, nor does it show the event.
+    history.server.task_runs_by_id = lambda ids: []  # type: ignore[method-assign]
+    history.server.ended_task_runs = lambda since: []  # type: ignore[method-assign]
+    late, at_once = Step(0.002, 0, "late", 0.0), Step(0.002, 0, "at once", 0.0)
+    history.the_check_begins(seconds=900.0, shown="at once")
+    for waits, last in ((0, late), (1, at_once)):
+        history.a_task_run_is_created(0, ahead=0, waits=waits, shown="at once", steps=[at_once, last])
+    first, second = history.task_runs
+    assert second.upstream == (first,)
+    told = {"task_runs.throughput": 2, "task_runs.dependency_wait_duration": 1}
+
+    def counted() -> dict[str, int]:
+        return {name: sum(n for (metric, _, _), n in history.counted.items() if metric == name) for name in told}
+
+    for _ in range(2):
+        history.run_check()
+        assert counted() == {"task_runs.throughput": 1, "task_runs.dependency_wait_duration": 0}
+        history.server.clock += timedelta(seconds=INTERVAL_SECONDS)
+    if is_told:
+        history.late_events_become_visible(0, 1)
+    else:
+        history.server.clock += timedelta(minutes=1)
+    history.run_check()
+    assert counted() == (told if is_told else {**told, "task_runs.dependency_wait_duration": 0})

@@ -70,6 +70,8 @@ class FeedCollector(Collector):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._taken: list[Event] = []
+        # The ids of events that are to be given out again.
+        self.put_off: set[str] = set()
         # At which mark the feed was read to its end, and the one that it is read at.
         self._mark: Mark | None = None
         self._next_mark: Mark | None = None
@@ -91,7 +93,10 @@ class FeedCollector(Collector):
 
     @abstractmethod
     def take(self, sheet: Sheet, events: list[Event]) -> int:
-        """Put on the sheet what the events mean; returns how many of them, from the first on, there was time for."""
+        """Put on the sheet what the events mean, but for those that are `put_off`.
+
+        Returns how many of them, from the first on, there was time for.
+        """
 
     def watches(self) -> bool:
         """Whether the gate counts all events that are read here."""
@@ -101,10 +106,11 @@ class FeedCollector(Collector):
         mark = self.context.gate.mark() if self.watches() else None
         self.is_quiet = mark is not None and mark == self._mark
         reading = self._feed.read(self.context.settings.interval, self.is_quiet)
+        self.put_off.clear()
         taken = self.take(sheet, reading.events)
-        self._taken = reading.events[:taken]
+        self._taken = [event for event in reading.events[:taken] if event.id not in self.put_off]
         behind = reading.behind + len(reading.events) - taken
-        self._next_mark = None if behind else mark
+        self._next_mark = None if behind or self.put_off else mark
         if behind or reading.events:
             self.context.gate.note_news()
         self._report(reading, behind)

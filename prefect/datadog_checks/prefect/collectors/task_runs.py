@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -71,6 +71,9 @@ class TaskRunTransitions(TransitionCollector):
     # How long after its creation a task run that never runs, such as a cached one, ends at the latest. It has no end
     # time that the server could be asked for.
     decided_within = timedelta(minutes=10)
+    # How long a start waits to be counted for the ends of the task runs before it, which a busy server may show later;
+    # the overlap of looks is longer.
+    patience = timedelta(minutes=1)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -105,7 +108,10 @@ class TaskRunTransitions(TransitionCollector):
                 self._started.put(change.run_id, None)
         for event, transition in told:
             scope = self.context.inventory.scope_told_by(event.related, transition.flow_run_id)
-            self._count(sheet, transition, scope, ends)
+            if self._is_too_early(transition, ends):
+                self.put_off.add(event.id)
+            else:
+                self._count(sheet, transition, scope, ends)
         return len(events)
 
     def take_objects(self, sheet: Sheet, since: datetime) -> bool:
@@ -125,8 +131,15 @@ class TaskRunTransitions(TransitionCollector):
         scopes = self._scopes(transitions)
         ends = self._upstream_ends(transitions)
         for transition in transitions:
-            self._count(sheet, transition, scopes.get(transition.flow_run_id or "", Scope()), ends)
+            if not self._is_too_early(transition, ends):
+                self._count(sheet, transition, scopes.get(transition.flow_run_id or "", Scope()), ends)
         return True
+
+    def _is_too_early(self, transition: Transition, ends: Mapping[str, datetime]) -> bool:
+        """Whether it is a start of which it is still to be known since when it could."""
+        if not starts_task(transition) or ends.keys() >= upstream_ids(transition):
+            return False
+        return transition.at > self.context.now() - self.patience and not self.is_counted(transition)
 
     def _start(self, task_run: TaskRun) -> Transition | None:
         if task_run.start_time is None or not task_run.run_count:
