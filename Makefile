@@ -17,6 +17,8 @@ SIDE_BY_SIDE := -n 2 --dist loadfile
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
+# Virtual environments are kept, those of pattern rules too.
+.SECONDARY:
 .PHONY: help check test test-unit test-assets test-integration test-other-pythons test-oldest-base test-versions \
 	test-oldest-server test-postgres soak bench dashboard recordings lint format types validate sync build clean
 
