@@ -31,7 +31,7 @@ from .inventory import Inventory
 from .metrics import NAMESPACE
 from .run_board import RunBoard
 from .settings import Settings
-from .state_store import StateStore
+from .state_store import Document, StateStore
 from .submitter import Sheet, Submitter, VanishedTagSets
 from .task_board import TaskBoard
 from .versions import is_supported, lacking
@@ -64,7 +64,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             look.begin_run()
         self._run(self._server)
         failures = self._run_collectors()
-        self._store.save(VANISHED, self._submitter.vanished.document())
+        self._save_vanished()
         if oddities:
             self.warning("missing from Prefect's answers, or not as they should be: %s", oddities)
         if len(failures) == len(self._collectors):
@@ -116,6 +116,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         )
         self._looks = (self._inventory, self._board, self._task_board, self._gate)
         self._version: str | None = None
+        self._saved_vanished: Document = {}
         if settings.is_cloud:
             self.log.info("Prefect Cloud has no readiness and no version, and its health is that it answers")
         self._server = Server(context)
@@ -130,6 +131,13 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         except ValueError:
             self.warning("the stored list of tag sets cannot be read: those that vanished get no zeros")
             return VanishedTagSets()
+
+    def _save_vanished(self) -> None:
+        """A large server has a megabyte of it, which is not written in vain."""
+        document = self._submitter.vanished.document()
+        if document != self._saved_vanished:
+            self._store.save(VANISHED, document)
+            self._saved_vanished = document
 
     def _run(self, collector: Collector) -> ApiError | None:
         """Collect, submit and remember; a failure leaves the collector where it stood, and its neighbours alone."""
