@@ -75,10 +75,10 @@ class DeploymentWatch:
         if has_total:
             self.total = self._api.count_deployments()
         self._follow_queues()
+        if self._offset is None and has_total and self.total > len(self.known):
+            self._offset = 0
         if self._offset is not None:
             self._learn()
-        elif has_total and self.total > len(self.known):
-            self._offset = 0
         elif self._looks % LOOKS_BETWEEN == 0:
             self._read_again(list(self.known)[:READ_AGAIN])
         if has_total and self.is_complete and self.total < len(self.known):

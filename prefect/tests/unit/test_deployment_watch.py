@@ -1,4 +1,4 @@
-"""What is remembered of deployments can be asked for again."""
+"""Deployments become known as soon as they are there, if they can be asked for again."""
 
 from __future__ import annotations
 
@@ -64,3 +64,13 @@ def test_one_whose_ids_the_server_would_refuse_is_read_again_until_they_are_soun
     for _ in range(2):
         watch.look()
     assert set(watch.known) == {SOUND.id, other.id}
+
+
+def test_the_first_deployment_of_a_server_is_known_as_soon_as_it_is_there() -> None:
+    api = FakeApi()
+    watch = watch_of(api)
+    watch.look()
+    assert watch.is_complete
+    api.found = [SOUND]
+    watch.look()
+    assert list(watch.known) == [SOUND.id]
