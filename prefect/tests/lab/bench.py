@@ -25,6 +25,7 @@ from .prefect_api import PrefectApi, iso
 from .server import FAST_EVENTS, PrefectServer
 from .slow_network import SlowNetwork
 from .task_run import ClientTaskRun
+from .waiting import wait_until
 
 DEFAULT_SIZES = "1000,10000"
 DEFAULT_RUNS = 12
@@ -201,11 +202,8 @@ def _send_events(api: PrefectApi, flow_run: str) -> None:
         api.post_events(events[first : first + EVENTS_AT_ONCE])
     api.wait_for_events([events[-1]["id"]])
     criteria = {"event": {"prefix": ["prefect.task-run."]}, "occurred": {"since": iso(since)}}
-    deadline = time.monotonic() + 120
-    while api.post("events/filter", {"filter": criteria, "limit": 0})["total"] < EVENTS:
-        if time.monotonic() > deadline:
-            raise LabError("The events did not become visible.")
-        time.sleep(0.2)
+    body = {"filter": criteria, "limit": 0}
+    wait_until(lambda: api.post("events/filter", body)["total"] >= EVENTS, 120, "The last of the events")
 
 
 def _read_pages(api_url: str) -> float:
