@@ -21,9 +21,12 @@ def server() -> Iterator[PrefectServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def api(server: PrefectServer) -> PrefectApi:
-    return PrefectApi(server.api_url)
+@pytest.fixture
+def api(server: PrefectServer) -> Iterator[PrefectApi]:
+    """What a test deploys with it is gone after it: a first check run tells where there are more than it reads."""
+    api = PrefectApi(server.api_url)
+    yield api
+    api.delete_own_deployments()
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ class Inventory:
         self._known_queues: set[str] = set()
         self._queue_ids: dict[tuple[str | None, str | None], str] = {}
         self._deployments: Recent[str, Deployment] = Recent()
+        self._gone_deployments: Recent[str, None] = Recent()
         self._deployment_tags: Recent[str, tuple[Deployment, tuple[str | None, ...], Tags]] = Recent()
         self._flow_names: Recent[str, str] = Recent()
         self._run_scopes: Recent[str, Scope] = Recent()
@@ -258,9 +259,12 @@ class Inventory:
 
     def _learn_deployments(self, ids: Iterable[str | None]) -> None:
         unknown = {identity for identity in ids if identity and identity not in self._deployments}
+        # A run outlives its deployment, which would be asked for in vain in each check run.
+        unknown -= self._gone_deployments.keys()
         if unknown:
-            for deployment in self._api.deployments_by_id(unknown):
-                self._deployments.put(deployment.id, deployment)
+            self.put_deployments(self._api.deployments_by_id(unknown))
+            for identity in unknown - self._deployments.keys():
+                self._gone_deployments.put(identity, None)
 
     def _learn_flows(self, ids: Iterable[str | None]) -> None:
         unknown = {identity for identity in ids if identity and identity not in self._flow_names}

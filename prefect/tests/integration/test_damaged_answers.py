@@ -9,6 +9,7 @@ import pytest
 from ..conftest import AgentFactory
 from ..lab.agent import Agent, CheckRunResult
 from ..lab.prefect_api import Json, PrefectApi
+from ..lab.server import PrefectServer
 from .proxy import Fault, Proxy, with_objects
 from .stage import Stage
 
@@ -17,9 +18,9 @@ NULL_OR_UNKNOWN = pytest.mark.parametrize("value", [None, "ON_FIRE"])
 
 
 @pytest.fixture(scope="module")
-def stage(api: PrefectApi) -> Stage:
+def stage(server: PrefectServer) -> Stage:
     """A stage with two of each kind, of which one will be damaged."""
-    stage = Stage(api)
+    stage = Stage(api := PrefectApi(server.api_url))
     stage.seen(stage.run("PENDING"), stage.run("PENDING", "RUNNING"), stage.run("PENDING", "RUNNING"))
     api.create_work_pool(f"{stage.name}-other")
     api.update_work_queue(stage.pool["name"], stage.queue["name"], last_polled="2026-01-01T00:00:00Z")

@@ -8,6 +8,7 @@ from ..conftest import AgentFactory
 from ..lab.agent import Agent, CheckRunResult
 from ..lab.prefect_api import Json, PrefectApi
 from ..lab.waiting import wait_until
+from .proxy import Proxy, fails_with
 from .stage import Stage
 
 
@@ -125,3 +126,14 @@ def test_runs_of_a_deployment_that_came_and_went_between_two_check_runs_have_its
     completed = a.run().one("flow_runs.completed.count", deployment_id=stage.deployment["id"])
     assert completed.value == 1
     assert completed.tags == stage.run_tags
+
+
+def test_a_run_that_outlives_its_deployment_counts_while_deployments_cannot_be_read(
+    stage: Stage, proxy: Proxy, agent: AgentFactory
+) -> None:
+    stage.run("PENDING", "RUNNING")
+    stage.api.delete_deployment(stage.deployment["id"])
+    behind = agent(prefect_url=f"{proxy.url}/api")
+    assert behind.run().gauge("flow_runs.running", deployment_id=stage.deployment["id"]) == 1
+    proxy.spoil("/deployments/filter", fails_with(500))
+    assert behind.run().gauge("flow_runs.running", deployment_id=stage.deployment["id"]) == 1

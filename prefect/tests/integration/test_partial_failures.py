@@ -10,6 +10,7 @@ import pytest
 from ..conftest import AgentFactory
 from ..lab.agent import NAMESPACE, Agent, CheckRunResult
 from ..lab.prefect_api import PrefectApi
+from ..lab.server import PrefectServer
 from ..lab.task_run import ClientTaskRun
 from .proxy import Proxy, fails_with, is_cut_off, is_dropped, is_html, without_event
 from .stage import Stage
@@ -20,9 +21,9 @@ COUNTS_AND_HISTOGRAMS = (".count", ".throughput", "_duration")
 
 
 @pytest.fixture(scope="module")
-def stage(api: PrefectApi) -> Stage:
+def stage(server: PrefectServer) -> Stage:
     """A stage on which every gauge has a value."""
-    stage = Stage(api)
+    stage = Stage(api := PrefectApi(server.api_url))
     runs = [
         stage.run(),
         stage.run("PENDING"),

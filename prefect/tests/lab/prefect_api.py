@@ -35,6 +35,7 @@ class PrefectApi:
         self._session = requests.Session()
         self._session.trust_env = False  # neither a proxy nor a .netrc
         self._session.auth = auth
+        self._own_deployments: list[str] = []
         # The server may close a connection that lay idle just as it is used again.
         self._session.mount("http://", HTTPAdapter(max_retries=Retry(1, allowed_methods=None)))
         if csrf:
@@ -123,7 +124,9 @@ class PrefectApi:
         body: Json = {"name": name, "flow_id": flow_id, "work_pool_name": pool, "work_queue_name": queue}
         # Prefect 3.0 would refuse runs of a deployment that says nothing about its parameters.
         body |= {"enforce_parameter_schema": False, **fields}
-        return _object(self.post("deployments/", body))
+        deployment = _object(self.post("deployments/", body))
+        self._own_deployments.append(deployment["id"])
+        return deployment
 
     def deployment(self, deployment_id: str) -> Json:
         return _object(self.get(f"deployments/{deployment_id}"))
@@ -136,6 +139,13 @@ class PrefectApi:
 
     def delete_deployment(self, deployment_id: str) -> None:
         self.delete(f"deployments/{deployment_id}")
+
+    def delete_own_deployments(self) -> None:
+        """Delete those that were made with this object and still exist, with their scheduled runs."""
+        own, self._own_deployments = self._own_deployments, []
+        if own:
+            for deployment in self.post("deployments/filter", {"deployments": {"id": {"any_": own}}}):
+                self.delete_deployment(deployment["id"])
 
     def heartbeat(self, pool: str, worker: str, interval_seconds: int | None = None) -> None:
         """Beat as a worker: it is ONLINE until three intervals (of 30 s when not given) have passed."""
