@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import random
-import ssl
 import threading
 import time
 import uuid
@@ -27,21 +26,16 @@ from datadog_checks.prefect.credentials import Credentials
 from .errors import (
     AccessDenied,
     ApiError,
-    CertificateForAnotherName,
-    CertificateOutOfDate,
-    CertificateUntrusted,
-    ClientCertificateWanted,
     CsrfTokenRefused,
     NotPrefect,
     OutOfTime,
     Redirected,
     Rejected,
-    ServerUnusable,
     TlsFilesUnusable,
-    TlsRefused,
     UnexpectedAnswer,
     Unreachable,
 )
+from .failures import innermost, plain_words, tls_error
 
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.25
@@ -52,23 +46,12 @@ CHUNK_BYTES = 65536
 # A page of 200 runs whose parameters are as large as Prefect lets them be is half of it.
 MOST_BODY_BYTES = 256 * 1024 * 1024
 
-# OpenSSL's codes for what is wrong with a certificate (X509_V_ERR_…).
-OUT_OF_DATE = frozenset({9, 10})
-ANOTHER_NAME = frozenset({62, 64})
-# What the other side's alerts are called that are about this side's certificate.
-CLIENT_CERTIFICATE_ALERTS = ("CERTIFICATE_REQUIRED", "ALERT_HANDSHAKE_FAILURE", "UNKNOWN_CA", "ALERT_BAD_CERTIFICATE")
 # A CSRF token is renewed when a quarter of its life is left, or a minute.
 CSRF_MARGIN = timedelta(minutes=1)
 
 PROXY_WANTS_PASSWORD = "Tunnel connection failed: 407"
 
 NO_URL = "a place that is no URL"
-DEEPEST_CAUSE = 10
-PLAIN_WORDS = {
-    "RemoteDisconnected": "the connection was closed before an answer",
-    "IncompleteRead": "the answer broke off",
-    "error": "the answer cannot be unpacked",  # zlib's
-}
 
 Parsed = TypeVar("Parsed")
 
@@ -246,7 +229,7 @@ class Client:
             finally:
                 response.close()
         except requests.exceptions.SSLError as error:
-            raise _tls_error(self.url, _innermost(error)) from None
+            raise tls_error(self.url, innermost(error)) from None
         except (requests.exceptions.RequestException, HTTPError) as error:
             raise self._no_answer(request, max(timeout), error) from None
         except ValueError:
@@ -254,7 +237,7 @@ class Client:
             raise Redirected(self.url, NO_URL) from None
         except OSError as error:
             # Not from the network, whose errors requests wraps, but from reading the files of the TLS options.
-            raise TlsFilesUnusable(self.url, _plain_words(error)) from None
+            raise TlsFilesUnusable(self.url, plain_words(error)) from None
         self.has_answered = True
         with self._clock_lock:
             self.clock.observe(answer.headers.get("Date"), sent, self._monotonic())
@@ -265,14 +248,14 @@ class Client:
 
     def _no_answer(self, request: str, timeout_seconds: float, error: Exception) -> Exception:
         """What to raise when a connection fails: a lost one is worth another try, one that keeps us waiting is not."""
-        cause = _innermost(error)
+        cause = innermost(error)
         if isinstance(error, requests.exceptions.ConnectTimeout):
             return Unreachable(self.url, f"no connection to {request} within {timeout_seconds:.3g} s")
         if isinstance(error, requests.exceptions.Timeout) or isinstance(cause, (ReadTimeoutError, TimeoutError)):
             if self._monotonic() >= self._deadline:
                 return OutOfTime(request, self._budget)
             return Unreachable(self.url, f"no answer to {request} within {timeout_seconds:.3g} s")
-        words = _plain_words(cause)
+        words = plain_words(cause)
         if isinstance(error, requests.exceptions.ProxyError):
             if PROXY_WANTS_PASSWORD in str(cause):
                 return AccessDenied(self.url, 407, ("proxy",))
@@ -414,37 +397,3 @@ def _retry_after_seconds(headers: Mapping[str, str]) -> float:
         until, now = http_date(header), http_date(headers.get("Date"))
         seconds = (until - now).total_seconds() if until and now else 0.0
     return seconds if seconds > 0 else 0.0
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """The error that others wrap; the libraries' own texts may hold a proxy's password."""
-    cause = error
-    for _ in range(DEEPEST_CAUSE):
-        cause = _inner_cause(cause) or cause
-    return cause
-
-
-def _tls_error(url: str, cause: BaseException) -> ServerUnusable:
-    """What to say of a connection on which TLS failed."""
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        words = getattr(cause, "verify_message", "") or type(cause).__name__
-        code = getattr(cause, "verify_code", 0)
-        if code in OUT_OF_DATE:
-            return CertificateOutOfDate(url, words)
-        return CertificateForAnotherName(url, words) if code in ANOTHER_NAME else CertificateUntrusted(url, words)
-    reason = getattr(cause, "reason", None)
-    if isinstance(reason, str) and any(alert in reason for alert in CLIENT_CERTIFICATE_ALERTS):
-        return ClientCertificateWanted(url, reason.lower().replace("_", " "))
-    return TlsRefused(url, _plain_words(cause))
-
-
-def _plain_words(cause: BaseException) -> str:
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return PLAIN_WORDS.get(type(cause).__name__, type(cause).__name__)
-
-
-def _inner_cause(error: BaseException) -> BaseException | None:
-    """The error that this one wraps, in one of the ways in which requests and urllib3 do it."""
-    candidates = (getattr(error, "reason", None), *error.args, error.__cause__, error.__context__)
-    return next((inner for inner in candidates if isinstance(inner, BaseException) and inner is not error), None)
