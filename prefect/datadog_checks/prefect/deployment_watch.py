@@ -8,7 +8,7 @@ the total. What both do not show, as after a lost event, is found by reading all
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from .api.models import Deployment, Event
@@ -50,6 +50,7 @@ class DeploymentWatch:
         self._status_since: dict[str, datetime] = {}
         self._changed: set[str] = set()
         self._looks = 0
+        self._queue_names: Mapping[str, str | None] = {}
         self._offset: int | None = 0
         self._passes = 0
         self._survey_from = 0
@@ -115,6 +116,9 @@ class DeploymentWatch:
     def _follow_queues(self) -> None:
         """A queue that gets another name changes its deployments, which the server does not note as a change."""
         names = self._inventory.queue_names()
+        if names == self._queue_names:
+            return
+        self._queue_names = names
         for identity, known in self.known.items():
             name = names.get(known.work_queue_id or "", known.work_queue_name)
             if name != known.work_queue_name:

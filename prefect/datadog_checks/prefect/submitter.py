@@ -142,7 +142,9 @@ class Submitter:
     def submit(self, sheet: Sheet, owned: Collection[str], now: datetime) -> None:
         """Submit what a collector found, and zeros for the tag sets of its `owned` metrics that vanished lately."""
         counts: dict[tuple[Metric, Tags], float] = {}
+        seen: dict[str, set[Tags]] = {}
         for metric, tags, value in sheet.samples:
+            seen.setdefault(metric.name, set()).add(tags)
             if metric.type == "count":
                 counts[metric, tags] = counts.get((metric, tags), 0) + value
             elif metric.type == "gauge":
@@ -150,9 +152,6 @@ class Submitter:
             else:
                 self._check.histogram(metric.name, value, tags=[*self._instance_tags, *tags])
         metrics = [metric for metric in METRICS if metric.name in owned and metric.name not in sheet.without_zeros]
-        seen: dict[str, set[Tags]] = {}
-        for metric, tags, _ in sheet.samples:
-            seen.setdefault(metric.name, set()).add(tags)
         for metric, tags in self.vanished.zeros(metrics, seen, now.timestamp()):
             if metric.type == "count":
                 counts[metric, tags] = 0

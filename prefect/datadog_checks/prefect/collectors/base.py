@@ -165,7 +165,7 @@ class TransitionCollector(FeedCollector):
         self._ledger = Ledger.unpack(saved["counted"] if saved else {})
         self._objects_through = aware_moment(through) if through else None
         self._objects_read_at: datetime | None = None
-        self._transitions: dict[str, Transition | None] = {}
+        self._told: dict[str, tuple[Transition | None, str]] = {}
 
     @abstractmethod
     def take_objects(self, sheet: Sheet, since: datetime) -> bool:
@@ -179,14 +179,18 @@ class TransitionCollector(FeedCollector):
         """Names the run in its events and in its object alike."""
 
     def transition_of(self, event: Event) -> Transition | None:
-        """What `transitions.transition_of` gives, made out once in a check run."""
-        if event.id not in self._transitions:
-            self._transitions[event.id] = transition_of(event)
-        return self._transitions[event.id]
+        """What `transitions.transition_of` gives."""
+        return self._told_by(event)[0]
 
     def key_of(self, event: Event) -> str:
-        transition = self.transition_of(event)
-        return self._key(transition, transition.at) if transition else event.id
+        return self._told_by(event)[1]
+
+    def _told_by(self, event: Event) -> tuple[Transition | None, str]:
+        """The transition and its key, made out once in a check run."""
+        if event.id not in self._told:
+            transition = transition_of(event)
+            self._told[event.id] = transition, self._key(transition, transition.at) if transition else event.id
+        return self._told[event.id]
 
     def times_of(self, transition: Transition) -> Sequence[datetime]:
         """The times under which it may have been counted."""
@@ -208,7 +212,7 @@ class TransitionCollector(FeedCollector):
         return f"{self.identity(transition)} {transition.phase} {at.timestamp():.6f}"
 
     def collect(self, sheet: Sheet) -> None:
-        self._transitions.clear()
+        self._told.clear()
         self._ledger.begin()
         super().collect(sheet)
         since, through = self._feed.window_start, self._objects_through
