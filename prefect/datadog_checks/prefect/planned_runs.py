@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from .api.errors import ApiError, OutOfTime
@@ -32,8 +32,8 @@ RUNS_OF_A_DEPLOYMENT = 20  # is what is guessed before any are read
 # So few are sooner read than taken apart.
 FEW = 50
 MOST_REQUESTS = 12
-# Where there is no total that would tell that there is nothing to be found.
-FEWER_REQUESTS = 4
+# So many parts of MOST_IDS deployments are compared where there is no total of all that are known.
+PARTS_AT_ONCE = 4
 # So often a page of runs is read again although the totals agree: what went may have been as much as what came.
 LOOKS_BETWEEN = 8
 INSTANT = timedelta(microseconds=1)
@@ -46,9 +46,10 @@ Times = dict[Tags | None, "array[float]"]
 
 @dataclass
 class _Reading:
-    """The planned runs of some deployments, on the way, which may take several looks."""
+    """The runs of some deployments that are planned for after a time, on the way, which may take several looks."""
 
     ids: list[str]
+    after: datetime
     pages: Iterator[list[FlowRun]]
     times: dict[str, dict[Tags | None, list[float]]] = field(default_factory=dict)
 
@@ -130,6 +131,9 @@ class PlannedRuns:
                     self._came_due.move_to_end(identity)
 
     def _note_changes(self, deployments: Collection[str], changed: Collection[str]) -> None:
+        if self._reading is not None and not set(changed).isdisjoint(self._reading.ids):
+            # Begun again, since those whose reading is not over are still to be read.
+            self._reading = None
         for identity in changed:
             if identity not in deployments:
                 for known in (self._times, self._unread, self._to_read_again, self._came_due):
@@ -141,30 +145,83 @@ class PlannedRuns:
     # Is it still true?
 
     def _verify(self, are_all: bool) -> None:
-        total: int | None = None
         if are_all and not self._unread and not self._to_read_again:
-            total = self._api.count_planned(self._now + INSTANT)
-            if self._explains(total):
-                return
-        survey = Survey(
-            count=self._count,
-            known=self._number_of,
-            found=lambda ids: self._to_read_again.update(dict.fromkeys(ids)),
-            small_enough=FEW,
-            requests=FEWER_REQUESTS if total is None else MOST_REQUESTS,
-        )
-        if total is not None and self._came_due:
-            survey.look_into(list(islice(reversed(self._came_due), MOST_IDS)))
-            self._read(self._to_read_again)
-            if self._explains(total):
-                return
-        stopped_at = survey.look_into(sorted(self._times), self._survey_from)
+            self._verify_by_total()
+        else:
+            self._verify_by_parts()
+
+    def _verify_by_total(self) -> None:
+        total = self._api.count_planned(self._now + INSTANT)
+        if self._explains(total):
+            return
+        self._read_on(self._times)
+        if self._explains(total):
+            return
+        stopped_at = self._survey().look_into(sorted(self._times), self._survey_from)
         self._survey_from = stopped_at or 0
-        if total is not None and stopped_at is None and not self._to_read_again:
+        if stopped_at is None and not self._to_read_again:
             # Nothing is found that accounts for it; if it stays so, it is not looked for again.
             difference = total - self._total_known()
             self._unexplained = difference if difference == self._difference else 0
             self._difference = difference
+
+    def _verify_by_parts(self) -> None:
+        """The same where no total tells of all that are known, and of no others."""
+        ids = sorted(self._times.keys() - self._to_read_again.keys())
+        start = self._survey_from if self._survey_from < len(ids) else 0
+        end = min(start + PARTS_AT_ONCE * MOST_IDS, len(ids))
+        parts = [ids[position : min(position + MOST_IDS, end)] for position in range(start, end, MOST_IDS)]
+        differing = {
+            identity: None for part in parts if self._count(part) != self._number_of(part) for identity in part
+        }
+        if differing:
+            self._read_on(differing)
+            if self._survey().look_into(list(differing)) is not None:
+                return
+        self._survey_from = end if end < len(ids) else 0
+
+    def _read_on(self, among: Collection[str]) -> None:
+        """Read what is planned after the last known run of those of whom one came due, if they differ.
+
+        What the scheduler plans, it has planned for most of these.
+        """
+        candidates = (identity for identity in reversed(self._came_due) if identity in among and identity)
+        due = list(islice(candidates, MOST_IDS))
+        if not due or self._count(due) == self._number_of(due):
+            return
+        for ids, after in self._groups(due):
+            if self._pages_left <= 0:
+                return
+            self._begin_reading(ids, after)
+            self._go_on_reading()
+
+    def _groups(self, ids: Collection[str]) -> Iterator[tuple[list[str], datetime]]:
+        """About a page's worth of them, whose last known runs are planned for about the same time, and that time."""
+        past = self._now.timestamp()
+        last = {identity: max(past, _last(self._times[identity])) for identity in ids}
+        group: list[str] = []
+        expected = 0
+        for identity in sorted(ids, key=last.__getitem__):
+            # One that is new, and those after the last of the first.
+            expected += 1 + (self._planned_after(identity, last[group[0]]) if group else 0)
+            if group and expected > RUNS_AT_ONCE:
+                yield group, datetime.fromtimestamp(last[group[0]], UTC)
+                group, expected = [], 1
+            group.append(identity)
+        if group:
+            yield group, datetime.fromtimestamp(last[group[0]], UTC)
+
+    def _planned_after(self, identity: str, moment: float) -> int:
+        return sum(len(times) - bisect_right(times, moment) for times in self._times[identity].values())
+
+    def _survey(self) -> Survey:
+        return Survey(
+            count=self._count,
+            known=self._number_of,
+            found=lambda ids: self._to_read_again.update(dict.fromkeys(ids)),
+            small_enough=FEW,
+            requests=MOST_REQUESTS,
+        )
 
     def _explains(self, total: int) -> bool:
         return total == self._total_known() + self._unexplained
@@ -190,9 +247,15 @@ class PlannedRuns:
             if self._reading is None:
                 if not queue:
                     return
-                ids = self._first_of(queue)
-                of = None if ids == [NO_DEPLOYMENT] else ids
-                self._reading = _Reading(ids, self._api.planned_flow_runs(of, self._now + INSTANT))
+                self._begin_reading(self._first_of(queue), self._now)
+            self._go_on_reading()
+
+    def _begin_reading(self, ids: list[str], after: datetime) -> None:
+        of = None if ids == [NO_DEPLOYMENT] else ids
+        self._reading = _Reading(ids, after, self._api.planned_flow_runs(of, after + INSTANT))
+
+    def _go_on_reading(self) -> None:
+        while self._reading is not None and self._pages_left > 0:
             self._read_page(self._reading)
 
     def _first_of(self, queue: Collection[str]) -> list[str]:
@@ -223,15 +286,20 @@ class PlannedRuns:
             self._reading = None
             raise
         self._reading = None
-        past = self._now.timestamp()
+        past, after = self._now.timestamp(), reading.after.timestamp()
         for identity in reading.ids:
+            before = self._times.pop(identity, {})
             found = reading.times.get(identity, {})
-            self._times.pop(identity, None)
+            for tags, times in before.items():
+                found.setdefault(tags, []).extend(time for time in times if time <= after)
             self._times[identity] = {
                 tags: array("d", sorted(time for time in times if time > past)) for tags, times in found.items()
             }
-            for queue in (self._unread, self._to_read_again, self._came_due):
-                queue.pop(identity, None)
+            self._unread.pop(identity, None)
+            self._to_read_again.pop(identity, None)
+            if _last(self._times[identity]) > _last(before):
+                # The scheduler has planned for it since a run of it came due.
+                self._came_due.pop(identity, None)
 
     def _note_times(self, reading: _Reading, runs: Collection[FlowRun]) -> None:
         scopes = self._inventory.run_scopes(runs, remember=False)
@@ -246,3 +314,7 @@ class PlannedRuns:
     def _now(self) -> datetime:
         assert self._due_by is not None, "before the first look"
         return self._due_by
+
+
+def _last(times_by_tags: Times) -> float:
+    return max((times[-1] for times in times_by_tags.values() if times), default=0.0)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -27,9 +28,10 @@ MINUTE = timedelta(minutes=1)
 
 
 class PlanningServer(PrefectApi):
-    """Runs that are planned, by their ids; requests are counted."""
+    """Runs that are planned, by their ids, in pages of so many; requests are counted."""
 
     def __init__(self) -> None:
+        self.page = PAGE
         self.runs: dict[str, FlowRun] = {}
         self.deployments_made: set[str] = set()
         self.requests = 0
@@ -38,10 +40,10 @@ class PlanningServer(PrefectApi):
         done: set[str] = set()
         while True:
             self.requests += 1
-            found = [run for run in self._of(deployment_ids, after) if run.id not in done][:PAGE]
+            found = [run for run in self._of(deployment_ids, after) if run.id not in done][: self.page]
             done.update(run.id for run in found)
             yield found
-            if len(found) < PAGE:
+            if len(found) < self.page:
                 return
 
     def count_planned(self, after: datetime) -> int:
@@ -128,14 +130,15 @@ class Planning(RuleBasedStateMachine):
         waiting = [run for run in self.server.runs.values() if run.state_name == "AwaitingRetry"]
         self.planned.look(deployments, changed, are_all, self.now, waiting)
         # Each deployment of a part may have to be read by itself, and no run of the server is ever read whole.
-        assert self.server.requests <= planned_runs.PAGES_AT_ONCE + 2 * planned_runs.MOST_REQUESTS + 3
+        totals = 2 * (planned_runs.PARTS_AT_ONCE + planned_runs.MOST_REQUESTS)
+        assert self.server.requests <= planned_runs.PAGES_AT_ONCE + totals + 3
 
     @precondition(lambda self: self.server.deployments_made)
-    @rule()
-    def settle(self) -> None:
+    @rule(are_all=st.booleans())
+    def settle(self, are_all: bool) -> None:
         """However much happened, in the end all is known."""
         for _ in range(LOOKS_ENOUGH):
-            self.look(are_all=True)
+            self.look(are_all)
         assert self.planned.unknown == 0
         assert self.planned.totals() == self.truth()
 
@@ -162,7 +165,7 @@ def test_what_is_planned_is_known_in_the_end_whatever_happened(monkeypatch: Any)
 
 def planned_at(server: PlanningServer, deployment: str, *minutes: float) -> None:
     for number in minutes:
-        name = f"{deployment}-{len(server.runs)}"
+        name = f"{deployment}-{number}"
         server.runs[name] = FlowRun(
             id=name,
             deployment_id=deployment,
@@ -222,8 +225,8 @@ def totals_of(planned: PlannedRuns) -> dict[str, int]:
 def test_a_run_that_waits_is_not_planned_although_the_server_counts_it() -> None:
     server = PlanningServer()
     planned_at(server, "d", 60, 120, 180)
-    waiting = server.runs["d-1"].model_copy(update={"state_name": "AwaitingRetry"})
-    server.runs["d-1"] = waiting
+    waiting = server.runs["d-120"].model_copy(update={"state_name": "AwaitingRetry"})
+    server.runs["d-120"] = waiting
     planned = PlannedRuns(server, Names())
     planned.look(["d"], (), True, T0, [waiting])
     assert totals_of(planned) == {"d": 2}
@@ -252,6 +255,51 @@ def test_a_deployment_that_changed_is_read_again_although_it_has_as_many_runs() 
     planned.look(["d"], ["d"], True, T0, ())
     planned.look(["d"], (), True, T0 + 200 * MINUTE, ())
     assert totals_of(planned) == {"d": 2}
+
+
+@pytest.mark.parametrize("are_all", [True, False], ids=["all", "some are not wanted"])
+@pytest.mark.parametrize(("number", "minutes"), [(40, 1), (100, 3)])
+def test_what_the_scheduler_adds_is_known_at_once_on_a_busy_server(number: int, minutes: int, are_all: bool) -> None:
+    server = PlanningServer()
+    for place in range(number):
+        first = minutes * (place + 1) / number
+        planned_at(server, f"d{place}", *(first + minutes * run for run in range(20)))
+    server.page = 200
+    planned = known(server)
+    deployments = sorted(server.deployments_made)
+    for quarter in range(1, 40):
+        now = T0 + quarter * MINUTE / 4
+        server.runs = {name: run for name, run in server.runs.items() if start(run) > now}
+        if quarter % 4 == 0:
+            keep_planned(server, 20, minutes)
+        server.requests = 0
+        planned.look(deployments, (), are_all, now, ())
+        assert sum(planned.totals().values()) == len(server.runs)
+        assert server.requests <= 10
+
+
+def keep_planned(server: PlanningServer, number: int, minutes: int) -> None:
+    """Plan as the scheduler does: so many runs of each deployment, one every so many minutes."""
+    last: dict[str, list[datetime]] = {}
+    for run in server.runs.values():
+        last.setdefault(run.deployment_id or "", []).append(start(run))
+    for deployment, starts in last.items():
+        missing = range(1, number - len(starts) + 1)
+        planned_at(server, deployment, *((max(starts) - T0) / MINUTE + minutes * run for run in missing))
+
+
+def test_a_deployment_that_goes_while_its_runs_are_read_does_not_come_back() -> None:
+    server = PlanningServer()
+    planned_at(server, "goes", *range(60, 60 + PAGE * planned_runs.PAGES_AT_ONCE))
+    planned_at(server, "stays", 60)
+    planned = PlannedRuns(server, Names())
+    planned.look(["goes"], (), False, T0, ())
+    assert planned.unknown == 1
+    server.runs = {name: run for name, run in server.runs.items() if run.deployment_id == "stays"}
+    for _ in range(3):
+        planned.look(["stays"], ["goes"], False, T0, ())
+    assert totals_of(planned) == {"stays": 1}
+    assert not planned.knows("goes")
 
 
 def test_where_not_all_are_wanted_each_of_many_is_looked_at_in_turn() -> None:
