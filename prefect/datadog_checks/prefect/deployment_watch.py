@@ -7,11 +7,11 @@ the total. What both do not show, as after a lost event, is found by reading all
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from .api.models import Deployment, Event
+from .api.paging import is_uuid
 from .api.prefect import PrefectApi
 from .event_feed import EventFeed, Reach
 from .event_gate import DEPLOYMENT_DELETED, EventGate, Mark
@@ -20,6 +20,7 @@ from .scopes import resource_kind_and_id
 from .survey import Survey
 
 LEARNED_AT_ONCE = 64
+CHANGES_AT_ONCE = 256
 # Those that were read the longest time ago are read again, so many every so many looks.
 READ_AGAIN = 32
 LOOKS_BETWEEN = 8
@@ -29,7 +30,6 @@ MOST_REQUESTS = 12
 # Between the times of events and those of answers, which are known to a second or two.
 TOLERANCE = timedelta(seconds=10)
 
-IDENTITY = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 STATUSES = {"prefect.deployment.ready": "READY", "prefect.deployment.not-ready": "NOT_READY"}
 
 
@@ -53,12 +53,19 @@ class DeploymentWatch:
         self._queue_names: Mapping[str, str | None] = {}
         self._offset: int | None = 0
         self._passes = 0
+        # How many the total counts that cannot be read.
+        self._unreadable = self._skipped = 0
         self._survey_from = 0
+        # Those that may not be any more what is known of them.
+        self._doubtful: dict[str, None] = {}
+        self._has_looked = False
+        # When the one was changed that was changed last.
+        self._newest = datetime.min.replace(tzinfo=UTC)
 
     @property
     def is_complete(self) -> bool:
-        """Whether all have been read once."""
-        return self._passes > 0
+        """Whether all that there are have been read once, as far as the last look could tell."""
+        return self._has_looked and self._passes > 0 and len(self.known) + self._unreadable >= self.total
 
     def take_changed(self) -> set[str]:
         """The ids of those that came, went or changed since this was last asked."""
@@ -67,8 +74,9 @@ class DeploymentWatch:
 
     def look(self) -> None:
         """See what changed, and learn more of what is not known yet. Raises `ApiError`."""
+        had_looked, self._has_looked = self._has_looked, False
         self._looks += 1
-        is_quiet = self._read_events()
+        is_quiet = self._read_events() and had_looked
         # While nothing happens, one of two looks is enough for each of them.
         if self.known and not (is_quiet and self._looks % 2):
             self._read_newest()
@@ -76,14 +84,20 @@ class DeploymentWatch:
         if has_total:
             self.total = self._api.count_deployments()
         self._follow_queues()
+        if self._newest > self._api.now() + TOLERANCE:
+            # Since the server's clock was set back, what changes now does not come first.
+            self._doubtful = self._doubtful or dict.fromkeys(self.known)
         if self._offset is None and has_total and self.total > len(self.known):
             self._offset = 0
         if self._offset is not None:
             self._learn()
+        elif self._doubtful:
+            self._read_again(list(self._doubtful)[:LEARNED_AT_ONCE])
         elif self._looks % LOOKS_BETWEEN == 0:
             self._read_again(list(self.known)[:READ_AGAIN])
-        if has_total and self.is_complete and self.total < len(self.known):
+        if has_total and self._passes and self.total < len(self.known):
             self._find_deleted()
+        self._has_looked = True
 
     def _read_events(self) -> bool:
         """Whether there was nothing to read."""
@@ -95,19 +109,25 @@ class DeploymentWatch:
         self._feed.commit(reading.events)
         if reading.events or reading.behind:
             self._gate.note_news()
+        if reading.lost or reading.too_late:
+            self._doubtful.update(dict.fromkeys(self.known))
         self._mark = None if reading.behind else mark
         return is_quiet
 
     def _read_newest(self) -> None:
+        """Take all that changed or none: the newest of those that are known tells the next look how far to read."""
+        changed: list[Deployment] = []
         offset, at_most = 0, 1
-        while offset < LEARNED_AT_ONCE:
+        while offset < CHANGES_AT_ONCE:
             page = self._api.deployments("UPDATED_DESC", offset, at_most)
-            unchanged = [deployment for deployment in page.objects if self._knows(deployment)]
-            self._take(page.objects)
-            if unchanged or page.is_last:
-                return
+            changed += page.objects
+            if page.is_last or any(self._knows(deployment) for deployment in page.objects):
+                break
             offset += page.size
-            at_most = min(8 * at_most, LEARNED_AT_ONCE - offset)
+            at_most = min(8 * at_most, CHANGES_AT_ONCE - offset)
+        else:
+            self._doubtful.update(dict.fromkeys(self.known))
+        self._take(changed)
 
     def _knows(self, deployment: Deployment) -> bool:
         known = self.known.get(deployment.id)
@@ -120,9 +140,12 @@ class DeploymentWatch:
             return
         self._queue_names = names
         for identity, known in self.known.items():
+            if names and known.work_queue_id and known.work_queue_id not in names:
+                self._doubtful[identity] = None
             name = names.get(known.work_queue_id or "", known.work_queue_name)
             if name != known.work_queue_name:
                 self.known[identity] = known.model_copy(update={"work_queue_name": name})
+                self._inventory.put_deployments([self.known[identity]])
                 self._changed.add(identity)
 
     def _learn(self) -> None:
@@ -131,7 +154,7 @@ class DeploymentWatch:
         left = LEARNED_AT_ONCE
         while left > 0:
             page = self._api.deployments("CREATED_DESC", self._offset, left)
-            self._take(page.objects)
+            self._skipped += page.size - self._take(page.objects)
             self._offset += page.size
             left -= page.size
             if page.is_last or len(self.known) >= self.total:
@@ -139,21 +162,28 @@ class DeploymentWatch:
                 # One that is deleted meanwhile moves others forward, past the walk.
                 is_whole = len(self.known) >= self.total or self._passes % MOST_PASSES == 0
                 self._offset = None if is_whole else 0
+                self._unreadable = max(0, self.total - len(self.known)) if is_whole else self._skipped
+                self._skipped = 0
                 return
 
-    def _take(self, deployments: Collection[Deployment]) -> None:
-        now = self._api.now()
+    def _take(self, deployments: Collection[Deployment]) -> int:
+        """Returns how many of them are known now."""
+        now, taken = self._api.now(), 0
         for deployment in deployments:
-            if not all(IDENTITY.fullmatch(identity) for identity in (deployment.id, deployment.flow_id) if identity):
+            if not all(is_uuid(identity) for identity in (deployment.id, deployment.flow_id) if identity):
                 # The server would refuse each request with it; it is read again, since it is missing in the total.
                 continue
             before = self.known.pop(deployment.id, None)
-            if before is None or before.updated != deployment.updated:
+            if before is None or _belongs(before) != _belongs(deployment):
                 self._changed.add(deployment.id)
+            if deployment.updated is not None:
+                self._newest = max(self._newest, deployment.updated)
             # The last that was read is the last in the dictionary.
             self.known[deployment.id] = deployment
             self._status_since[deployment.id] = now
+            taken += 1
         self._inventory.put_deployments(deployments)
+        return taken
 
     def _apply(self, event: Event) -> None:
         _, identity = resource_kind_and_id(event.resource.get("prefect.resource.id")) or ("", "")
@@ -170,6 +200,8 @@ class DeploymentWatch:
 
     def _read_again(self, ids: Sequence[str]) -> None:
         found = self._api.deployments_by_id(ids)
+        for identity in ids:
+            self._doubtful.pop(identity, None)
         self._take(found)
         self._drop(set(ids) - {deployment.id for deployment in found})
 
@@ -182,4 +214,12 @@ class DeploymentWatch:
     def _drop(self, ids: Collection[str]) -> None:
         for identity in ids:
             del self.known[identity], self._status_since[identity]
+        # It may be of a time before they went.
+        self.total = max(len(self.known) + self._unreadable, self.total - len(ids))
         self._changed.update(ids)
+
+
+def _belongs(deployment: Deployment) -> tuple[object, ...]:
+    """What its planned runs depend on."""
+    names = deployment.name, deployment.work_pool_name, deployment.work_queue_name
+    return (deployment.updated, deployment.work_queue_id, *names)

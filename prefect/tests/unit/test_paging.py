@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -65,9 +66,13 @@ def pools(number: int) -> list[Row]:
 
 def runs(*seconds: float) -> list[Row]:
     return [
-        {"id": f"r{index:03}", "state_type": "SCHEDULED", "expected_start_time": after(second).isoformat()}
+        {"id": run_id(index), "state_type": "SCHEDULED", "expected_start_time": after(second).isoformat()}
         for index, second in enumerate(seconds)
     ]
+
+
+def run_id(number: int) -> str:
+    return str(uuid.UUID(int=number))
 
 
 def pager(table: Table) -> Pager:
@@ -208,7 +213,7 @@ def test_flow_runs_of_the_last_time_are_left_out_by_their_ids_and_task_runs_by_a
     assert table.answered[1]["flow_runs"] == {
         "state": {},
         "expected_start_time": {"after_": "2026-03-14T09:00:02Z"},
-        "id": {"not_any_": ["r001"]},
+        "id": {"not_any_": [run_id(1)]},
     }
     assert table.answered[1]["offset"] == 0
     table = Table(runs(1, 2, 2, 3), most=2)
@@ -233,7 +238,7 @@ def test_runs_without_identity_do_not_end_the_walk_early(lost: list[int]) -> Non
     table = Table(runs(*range(10)), most=4)
     for number in lost:
         del table.rows[number]["id"]
-    assert read_by_time(table) == [f"r{number:03}" for number in range(10) if number not in lost]
+    assert read_by_time(table) == [run_id(number) for number in range(10) if number not in lost]
 
 
 class Repeating(Table):
@@ -270,7 +275,7 @@ def test_a_page_of_nothing_but_runs_without_time_fails_instead_of_going_on_for_e
 @pytest.mark.parametrize("most", [1, 3, 50, 200])
 def test_objects_asked_for_by_id_are_found_although_pages_are_cut(most: int, refusal: str) -> None:
     table = Table(runs(*range(30)), most, refusal)
-    wanted = [*ids(table.rows)[5:], "gone", "gone too"]
+    wanted = [*ids(table.rows)[5:], run_id(100), run_id(101)]
     found = pager(table).by_ids(FlowRun, "/flow_runs/filter", "flow_runs", wanted)
     assert sorted(run.id for run in found) == ids(table.rows)[5:]
 
@@ -286,3 +291,10 @@ def test_nothing_is_asked_for_when_no_id_is_wanted() -> None:
     table = Table(runs(1))
     assert pager(table).by_ids(FlowRun, "/flow_runs/filter", "flow_runs", []) == []
     assert table.bodies == []
+
+
+def test_what_is_no_id_is_not_asked_for_since_the_server_would_refuse_the_request() -> None:
+    table = Table(runs(1))
+    found = pager(table).by_ids(FlowRun, "/flow_runs/filter", "flow_runs", ["my-run", run_id(0)])
+    assert ids(table.rows) == [run.id for run in found]
+    assert [body["flow_runs"]["id"]["any_"] for body in table.bodies] == [[run_id(0)]]

@@ -14,6 +14,7 @@ from .models import Deployment, Flow, FlowRun, Oddities, TaskRun, Worker, WorkPo
 
 DEFAULT_PAGE_SIZE = 200
 RESTARTS = 3
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 Object = TypeVar("Object", Deployment, Flow, FlowRun, TaskRun, Worker, WorkPool, WorkQueue)
 
@@ -146,9 +147,9 @@ class Pager:
             ties |= {item.id for item in objects if order.time_of(item) == last}
 
     def by_ids(self, model: type[Object], path: str, kind: str, ids: Collection[str]) -> list[Object]:
-        """The objects of these ids that exist."""
+        """The objects of these ids that exist; the server would refuse the request for one that is no UUID."""
         found: list[Object] = []
-        pending = sorted(set(ids))
+        pending = sorted(identity for identity in set(ids) if is_uuid(identity))
         while pending:
             asked = pending[: self._page_size]
             page = self.page(model, path, {kind: {"id": {"any_": asked}}})
@@ -165,6 +166,10 @@ class Pager:
             return read_objects(model, body, self.oddities)
 
         return read
+
+
+def is_uuid(identity: str) -> bool:
+    return UUID.fullmatch(identity) is not None
 
 
 def _allowed_page_size(refusal: Rejected, asked: int) -> int:
