@@ -151,8 +151,10 @@ class Submitter:
                 self._check.gauge(metric.name, value, tags=[*self._instance_tags, *tags])
             else:
                 self._check.histogram(metric.name, value, tags=[*self._instance_tags, *tags])
-        metrics = [metric for metric in METRICS if metric.name in owned and metric.name not in sheet.without_zeros]
+        metrics = [metric for metric in METRICS if metric.name in owned]
         for metric, tags in self.vanished.zeros(metrics, seen, now.timestamp()):
+            if metric.name in sheet.without_zeros:
+                continue
             if metric.type == "count":
                 counts[metric, tags] = 0
             else:

@@ -158,3 +158,15 @@ def test_an_event_has_the_tags_of_the_instance_too() -> None:
     submitter("team:data").submit(sheet, (), T0)
     assert [(event["msg_title"], event["tags"]) for event in aggregator.events] == [("t", ["team:data", "b:2"])]
     assert event["tags"] == ["b:2"]
+
+
+def test_zeros_that_are_withheld_follow_as_soon_as_they_are_not() -> None:
+    submit = submitter()
+    owned = ("flow_runs.scheduled",)
+    counted, unsure, sure = Sheet(), Sheet(), Sheet()
+    counted.add("flow_runs.scheduled", 1, A)
+    counted.withhold_zeros("flow_runs.scheduled")
+    unsure.withhold_zeros("flow_runs.scheduled")
+    assert submitted(submit, counted, owned) == [("flow_runs.scheduled", "gauge", 1, A)]
+    assert submitted(submit, unsure, owned, seconds=15) == []
+    assert submitted(submit, sure, owned, seconds=30) == [("flow_runs.scheduled", "gauge", 0, A)]
