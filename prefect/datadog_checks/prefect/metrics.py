@@ -191,7 +191,7 @@ def _declare() -> Iterator[Metric]:
         "work_queue.concurrency.in_use",
         "gauge",
         "percent",
-        QUEUE,
+        with_status,
         "Share of the work queue's concurrency limit that flow runs hold.",
         "concurrency in use",
         orientation=-1,

@@ -102,7 +102,7 @@ def test_pending_running_and_cancelling_runs_hold_the_slots_of_a_limit(stage: St
     stage.run("PENDING", "RUNNING", "PAUSED")
     full = a.run()
     assert full.gauge("work_queue.concurrency.in_use", **queue) == 100
-    assert full.one("work_queue.concurrency.in_use", **queue).tags == stage.queue_tags
+    assert full.one("work_queue.concurrency.in_use", **queue).tags == stage.queue_tags | {"work_queue_status:NOT_READY"}
     default_queue = stage.pool["default_queue_id"]
     assert full.matching("work_queue.concurrency.in_use", work_queue_id=default_queue) == []
 

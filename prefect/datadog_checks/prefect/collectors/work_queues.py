@@ -73,7 +73,7 @@ class Concurrency(Collector):
         for queue, limit in limited:
             if limit > 0:
                 percent = min(100.0, 100.0 * holders[queue.id] / limit)
-                sheet.add("work_queue.concurrency.in_use", percent, queue_tags(queue))
+                sheet.add("work_queue.concurrency.in_use", percent, queue_tags(queue, with_status=True))
 
 
 def waiting_by_queue(runs: Iterable[FlowRun], now: datetime) -> Mapping[str, list[datetime]]:
