@@ -122,13 +122,16 @@ class EventFeed:
     def _total_of(self, first: int, end: int) -> int:
         return self._api.events(self._criteria, start_of(first), start_of(end) - INSTANT, 0).total
 
-    def commit(self, events: list[Event]) -> None:
-        """Never give these events of the last reading out again."""
+    def commit(self, events: list[Event], put_off: int = 0) -> None:
+        """Never give these events of the last reading out again.
+
+        So many others are `put_off`, and were not left for want of time.
+        """
         assert self._window_start is not None, "commit() before the first read()"
         assert self._start is not None, "commit() before the first read()"
         for event in events:
             self._seen.add(self._key_of(event), event.occurred)
-        if len(events) == self._given_out:
+        if len(events) + put_off == self._given_out:
             self._through = self._read_at
         else:
             self._through = self._through or self._window_start

@@ -128,6 +128,17 @@ def test_what_occurred_longer_ago_than_is_caught_up_with_is_dropped_and_told_onc
         assert (reading.events, reading.lost, reading.too_late) == ([], None, 0)
 
 
+def test_events_that_are_put_off_again_and_again_are_no_downtime() -> None:
+    endpoint = endpoint_with(HOURS, HOURS)
+    feed = watched_for(endpoint, 0)
+    for number in range(150):
+        endpoint.happen(f"e{number}")
+        reading = feed.read(INTERVAL)
+        assert (f"e{number}" in ids(reading), reading.lost) == (True, None)
+        feed.commit([event for event in reading.events if event.id != f"e{number}"], put_off=1)
+        endpoint.pass_time(60)
+
+
 def test_a_reading_that_fails_after_a_downtime_is_made_up_for_with_the_same_warning() -> None:
     endpoint = endpoint_with(HOURS, HOURS)
     feed = watched_for(endpoint, HOURS)

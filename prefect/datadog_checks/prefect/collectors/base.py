@@ -130,7 +130,7 @@ class FeedCollector(Collector):
             )
 
     def commit(self) -> None:
-        self._feed.commit(self._taken)
+        self._feed.commit(self._taken, len(self.put_off))
         self._mark = self._next_mark
         self.context.store.save(self.document(), self.memory())
 
