@@ -2,8 +2,9 @@
 
 The planned runs of a deployment are read once, and their times remembered. After that the server's totals tell whether
 what is known is still true: runs come due at times that are known, and nothing else happens to most of them. Where a
-total differs, it is taken apart until the deployments are found, whose runs are read again. First those are looked at
-that the scheduler is likely to have planned for, because one of their runs came due.
+total differs, the scheduler is likely to have planned for deployments of which a run came due: what they have after
+their last known run is read. If that does not account for it, the total is taken apart until the deployments are found,
+whose runs are read again.
 """
 
 from __future__ import annotations
