@@ -214,7 +214,8 @@ class DeploymentWatch:
     def _drop(self, ids: Collection[str]) -> None:
         for identity in ids:
             del self.known[identity], self._status_since[identity]
-        # It may be of a time before they went.
+            self._doubtful.pop(identity, None)
+        # The total may be of a time before they went.
         self.total = max(len(self.known) + self._unreadable, self.total - len(ids))
         self._changed.update(ids)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from datadog_checks.prefect.api.errors import ApiError
-from datadog_checks.prefect.api.models import Deployment, EventPage, Flow, FlowRun, WorkPool, WorkQueue
+from datadog_checks.prefect.api.models import Deployment, Event, EventPage, Flow, FlowRun, WorkPool, WorkQueue
 from datadog_checks.prefect.api.paging import Page
 from datadog_checks.prefect.deployment_watch import CHANGES_AT_ONCE, LEARNED_AT_ONCE, DeploymentWatch
 from datadog_checks.prefect.event_feed import Reach
@@ -35,6 +35,7 @@ class FakeApi:
         self.clock = T0
         self.queues: dict[str, str] = {}
         self.answers_left: float = math.inf
+        self.told: list[Event] = []
 
     def now(self) -> datetime:
         return self.clock
@@ -43,7 +44,7 @@ class FakeApi:
         return 15.0
 
     def events(self, *_: Any) -> EventPage:
-        return EventPage(events=[], total=0)
+        return EventPage(events=self.told, total=len(self.told))
 
     def count_deployments(self, ids: Collection[str] | None = None) -> int:
         return len(self.found if ids is None else [found for found in self.found if found.id in ids])
@@ -80,8 +81,9 @@ class FakeApi:
             self.found[place] = self.found[place].model_copy(update={"updated": self.clock, **fields})
 
 
-def watch_of(api: Any) -> DeploymentWatch:
-    return DeploymentWatch(api, inventory_of(api), EventGate(api, Reach()), Reach(), timedelta(seconds=15))
+def watch_of(api: Any, inventory: Inventory | None = None) -> DeploymentWatch:
+    gate = EventGate(api, Reach())
+    return DeploymentWatch(api, inventory or inventory_of(api), gate, Reach(), timedelta(seconds=15))
 
 
 def inventory_of(api: Any, work_queues: NameFilter | None = None) -> Inventory:
@@ -185,6 +187,20 @@ def test_what_happened_while_nobody_looked_for_too_long_is_read_again() -> None:
     assert {deployment.status for deployment in watch.known.values()} == {"NOT_READY"}
 
 
+def test_one_that_goes_before_it_is_read_again_is_gone() -> None:
+    api = many(100)
+    watch = learned(watch_of(api))
+    api.clock += timedelta(hours=3)
+    watch.look()
+    # It is the last to be read again.
+    gone = {"prefect.resource.id": f"prefect.deployment.{api.found.pop(0).id}"}
+    api.told.append(Event(id="gone", event="prefect.deployment.deleted", occurred=api.clock, resource=gone))
+    for _ in range(math.ceil(100 / LEARNED_AT_ONCE)):
+        watch._gate.begin_run()
+        watch.look()
+    assert len(watch.known) == 99
+
+
 def test_as_long_as_new_ones_are_not_read_not_all_are_known() -> None:
     api = many(10)
     watch = learned(watch_of(api))
@@ -215,7 +231,7 @@ def test_a_queue_that_gets_another_name_is_known_to_all_who_ask() -> None:
     api.queues[queue_id] = "dev"
     api.change(0, 1, work_queue_id=queue_id, work_queue_name="dev")
     inventory = inventory_of(api, NameFilter(exclude=(re.compile("^dev"),)))
-    watch = DeploymentWatch(api, inventory, EventGate(api, Reach()), Reach(), timedelta(seconds=15))  # type: ignore[arg-type]
+    watch = watch_of(api, inventory)
     run = FlowRun(id=str(uuid.uuid4()), deployment_id=api.found[0].id)
     watch.look()
     assert inventory.run_scopes([run]) == {run.id: None}
@@ -233,7 +249,7 @@ def test_deployments_of_a_deleted_queue_are_read_again() -> None:
     api.queues = {queue_id: "dev", str(uuid.uuid4()): "other"}
     api.change(0, 1, 2, work_queue_id=queue_id, work_queue_name="dev")
     inventory = inventory_of(api)
-    watch = learned(DeploymentWatch(api, inventory, EventGate(api, Reach()), Reach(), timedelta(seconds=15)))  # type: ignore[arg-type]
+    watch = learned(watch_of(api, inventory))
     watch.take_changed()
     del api.queues[queue_id]
     # The server does not note it as a change of the deployment.
