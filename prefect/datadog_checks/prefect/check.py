@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datadog_checks.base import AgentCheck, ConfigurationError
+from datadog_checks.base.agent import datadog_agent
 from datadog_checks.base.utils.http import RequestsWrapper
 
 from .api.client import Client
 from .api.errors import (
-    AccessDenied,
     ApiError,
     NotPrefect,
     OutOfTime,
@@ -19,8 +21,9 @@ from .api.errors import (
     UnsupportedVersion,
 )
 from .api.prefect import PrefectApi
+from .api.transport import HttpInTime
 from .clock import ServerClock
-from .collectors import COLLECTORS, Collector, Context, Events, Server
+from .collectors import COLLECTORS, Collector, Context, Events, FeedCollector, Server
 from .config_models import ConfigMixin
 from .credentials import secrets_of
 from .deployment_watch import DeploymentWatch
@@ -31,13 +34,21 @@ from .inventory import Inventory
 from .metrics import NAMESPACE
 from .run_board import RunBoard
 from .settings import Settings
-from .state_store import Document, StateStore
+from .state_store import Document, StateStore, remove_stale, take_over
 from .submitter import Sheet, Submitter, VanishedTagSets
 from .task_board import TaskBoard
 from .versions import is_supported, lacking
 
 VANISHED = "vanished_tag_sets"
 DIAGNOSIS_CATEGORY = "prefect"
+# Of the time that is left, what each may take: a thing that hangs leaves time for all that follow. Health and readiness
+# are measured on servers that take five seconds for each.
+SHARE_OF_HEALTH = 4 / 5
+SHARE_OF_A_COLLECTOR = 1 / 3
+# So often collectors go on that are behind, as long as this share of the check run is left.
+MOST_TURNS = 4
+SHARE_LEFT_IDLE = 1 / 5
+MOST_UNFORESEEN = 100
 # The version is asked for once in so many check runs, and when something failed.
 RUNS_A_VERSION = 20
 
@@ -51,27 +62,41 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         super().__init__(name, init_config, instances)
         for secret in secrets_of(self.instance or {}, self.init_config or {}):
             self.register_secret(secret)
+        self._unforeseen: set[str] = set()
         self.check_initializations.append(self._set_up)
         self.diagnosis.register(self._diagnose)
         self._runs_until_asked = 0
+
+    @property
+    def http(self) -> RequestsWrapper:
+        """The base class's, made to keep to the time of a check run."""
+        if not hasattr(self, "_http"):
+            self._http = HttpInTime(self.instance or {}, self.init_config, self.HTTP_CONFIG_REMAPPER, self.log)
+        return self._http
 
     def persistent_cache_id(self) -> str:
         return Settings.of(self.config).digest()
 
     def check(self, _: Any) -> None:
-        oddities = self._api.begin_run(self._settings.budget_seconds)
+        self._api.begin_run(self._settings.budget_seconds)
         for look in self._looks:
             look.begin_run()
-        self._run(self._server)
+        with self._api.share(SHARE_OF_HEALTH):
+            failure = self._run(self._server, self._server.collect)
+        if failure is not None:
+            self.warning("Missing: %s. %s", self._server.subject, self._words(failure))
         failures = self._run_collectors()
+        self._go_on([collector for collector in self._collectors if collector not in failures])
         self._save_vanished()
-        if oddities:
-            self.warning("missing from Prefect's answers, or not as they should be: %s", oddities)
+        self._report()
         if len(failures) == len(self._collectors):
-            raise failures[0]
+            raise next(iter(failures.values()))
 
-    def _run_collectors(self) -> list[ApiError]:
-        """Run all but the server's; where something fails, it is asked first whether anything can succeed."""
+    def _run_collectors(self) -> dict[Collector, Exception]:
+        """Run all but the server's, each in its share of the time; returns those that failed, and why.
+
+        Where something fails, it is asked first whether anything can succeed.
+        """
         has_asked = self._runs_until_asked <= 0 or not self._api.has_answered
         if has_asked:
             self._runs_until_asked = 0
@@ -79,26 +104,99 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             self._runs_until_asked = RUNS_A_VERSION if self._version else 0
         elif self._version:
             self._submit_version(self._version)
-        failures = []
-        for collector in self._collectors:
-            failure = self._run(collector)
+        failures: dict[Collector, Exception] = {}
+        for number, collector in enumerate(self._collectors):
+            with self._api.share(max(SHARE_OF_A_COLLECTOR, 1 / (len(self._collectors) - number))):
+                failure = self._run(collector, collector.collect)
             if failure is None:
                 continue
+            failures[collector] = failure
             self._runs_until_asked = 0
-            if not has_asked and not isinstance(failure, OutOfTime):
+            self.warning("Missing: %s. %s", collector.subject, self._words(failure))
+            if not has_asked and isinstance(failure, ApiError) and not isinstance(failure, OutOfTime):
                 has_asked = True
-                self._require_prefect()
-            self.warning("Missing: %s. %s", collector.subject, failure)
-            failures.append(failure)
+                try:
+                    self._require_prefect()
+                except ServerUnusable as error:
+                    if len(failures) == number + 1:
+                        raise
+                    # It answered a moment ago: what was collected until then stays.
+                    rest = self._collectors[number + 1 :]
+                    self.warning("Missing: %s. %s", ", ".join(other.subject for other in rest), error)
+                    return failures | dict.fromkeys(rest, error)
         self._runs_until_asked -= 1
         return failures
+
+    def _go_on(self, collectors: Sequence[Collector]) -> None:
+        """Give time that is left to those that have found more than there was time for in their share."""
+        for _ in range(MOST_TURNS):
+            collectors = [collector for collector in collectors if collector.behind]
+            for collector in collectors:
+                if self._api.seconds_left() < SHARE_LEFT_IDLE * self._settings.budget_seconds:
+                    break
+                with self._api.share(1 / 2):
+                    self._run(collector, collector.go_on)
+        for collector in collectors:
+            if collector.behind:
+                self.warning("%s: %s events are left for the next check runs", collector.subject, collector.behind)
+
+    def _run(self, collector: Collector, collect: Callable[[Sheet], None]) -> Exception | None:
+        """Collect, submit and remember; a failure leaves the collector where it stood, and its neighbours alone."""
+        sheet = Sheet()
+        try:
+            collect(sheet)
+            self._submitter.submit(sheet, collector.owned, self._api.now())
+            collector.commit()
+        except Exception as error:  # of whatever type: no collector ends the others
+            if not isinstance(error, ApiError):
+                self._log_unforeseen(error)
+            return error
+        return None
+
+    def _log_unforeseen(self, error: Exception) -> None:
+        """Log an error of no known kind with its traceback, once for each place and not in each check run."""
+        if place := self._new_place(error):
+            self.log.error("Unforeseen %s", place, exc_info=error)
+
+    def _log_place(self, error: Exception) -> None:
+        """The same of an error whose message may hold what somebody sent: it is left out."""
+        if place := self._new_place(error):
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            self.log.error("Unforeseen %s\n%s", place, frames)
+
+    def _new_place(self, error: Exception) -> str:
+        """Where an error came from; empty where that was told before."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = (
+            f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
+        )
+        if place in self._unforeseen or len(self._unforeseen) >= MOST_UNFORESEEN:
+            return ""
+        self._unforeseen.add(place)
+        return place
+
+    @staticmethod
+    def _words(failure: Exception) -> str:
+        if isinstance(failure, ApiError):
+            return str(failure)
+        return (
+            f"An error in the check ({type(failure).__name__}), of which the Agent's log tells where; please report it."
+        )
+
+    def _report(self) -> None:
+        oddities = self._api.oddities
+        if oddities:
+            self.warning("Unexpected or missing fields in Prefect's responses: %s", oddities)
+        if oddities.left_out:
+            self.warning("Left out, since they cannot be read or make no sense: %s", oddities.left_out)
+        self._store.report_unwritten()
 
     def _set_up(self) -> None:
         self._settings = settings = Settings.of(self.config)
         self._api = PrefectApi(Client(self.http, settings.url, ServerClock(), settings.headers, settings.credentials))
         self._inventory = Inventory(self._api, settings.filters)
         self._board = RunBoard(self._api)
-        self._store = StateStore(self.read_persistent_cache, self.write_persistent_cache, self.warning)
+        self._store = self._open_store()
         self._submitter = Submitter(self, settings.tags, self._restore_vanished())
         self._task_board = TaskBoard(self._api, self._inventory)
         reach = Reach(settings.event_lookback, settings.max_catch_up)
@@ -113,6 +211,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             self._gate,
             self._store,
             self.warning,
+            self._log_place,
         )
         self._looks = (self._inventory, self._board, self._task_board, self._gate)
         self._version: str | None = None
@@ -124,12 +223,33 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             collector(context) for collector in COLLECTORS if collector is not Events or settings.collect_events
         ]
 
+    def _open_store(self) -> StateStore:
+        settings = self._settings
+        if settings.server_name is not None:
+            # Files of a time when the server had no name are taken over, once. Their names begin as the base class has
+            # it: the check's id holds the instance's `name` or `namespace` too.
+            old = f"{self.check_id.rpartition(':')[0]}:{settings.digest_without_name()}_"
+            counted = [collector for collector in COLLECTORS if issubclass(collector, FeedCollector)]
+            take_over(
+                [VANISHED, *(collector.document_of(settings) for collector in counted)],
+                lambda key: str(datadog_agent.read_persistent_cache(old + key)),
+                lambda key, text: datadog_agent.write_persistent_cache(old + key, text),
+                self.read_persistent_cache,
+                self.write_persistent_cache,
+            )
+        if run_path := datadog_agent.get_config("run_path"):
+            remove_stale(str(run_path), settings.digest())
+        return StateStore(self.read_persistent_cache, self.write_persistent_cache, self.warning)
+
     def _restore_vanished(self) -> VanishedTagSets:
         try:
             document = self._store.load(VANISHED)
             return VanishedTagSets.restored(document) if document else VanishedTagSets()
-        except ValueError:
-            self.warning("the stored list of tag sets cannot be read: those that vanished get no zeros")
+        except Exception as error:  # whatever is in the file
+            reason = error if type(error) is ValueError else "It is damaged."
+            self.warning(
+                "Series that disappeared are not reset to 0: what is stored of them cannot be read. %s", reason
+            )
             return VanishedTagSets()
 
     def _save_vanished(self) -> None:
@@ -139,36 +259,24 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             self._store.save(VANISHED, document)
             self._saved_vanished = document
 
-    def _run(self, collector: Collector) -> ApiError | None:
-        """Collect, submit and remember; a failure leaves the collector where it stood, and its neighbours alone."""
-        sheet = Sheet()
-        try:
-            collector.collect(sheet)
-        except ApiError as error:
-            return error
-        self._submitter.submit(sheet, collector.owned, self._api.now())
-        collector.commit()
-        return None
-
     def _require_prefect(self) -> None:
-        """End the check run where nothing in it could succeed."""
+        """End the check run where nothing in it could succeed: raises `ServerUnusable`."""
         if self._settings.is_cloud:
             self._require_workspace()
             return
         try:
-            version = self._api.version()
-        except (AccessDenied, NotPrefect) as error:
-            # A gateway may close just this door: what all else needs shows whether it is so.
-            if not self._can_read_pools():
-                raise
-            self.warning("Missing: the server's version. %s", error)
-            return
-        except ServerUnusable:
-            raise
+            with self._api.share(SHARE_OF_A_COLLECTOR):
+                version = self._api.version()
         except ApiError as error:
             if isinstance(error, OutOfTime) and not self._api.has_answered:
                 budget = self._settings.budget_seconds
                 raise Unreachable(self._settings.url, f"no answer within the {budget:g} s of a check run") from None
+            if isinstance(error, Unreachable):
+                if not self._api.has_answered:
+                    raise
+            elif isinstance(error, ServerUnusable) and not self._can_read_pools():
+                # A gateway may close just this door: what all else needs shows whether it is so.
+                raise
             self.warning("Missing: the server's version. %s", error)
             return
         if not is_supported(version):
@@ -190,7 +298,8 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     def _can_read_pools(self) -> bool:
         try:
-            self._inventory.pools()
+            with self._api.share(SHARE_OF_A_COLLECTOR):
+                self._inventory.pools()
         except ApiError:
             return False
         return True
@@ -204,7 +313,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             self.diagnosis.fail("configuration", cause, DIAGNOSIS_CATEGORY, "whether the options are valid", remedy)
             return
         settings = self._settings
-        http = RequestsWrapper(self.instance, self.init_config, logger=self.log)
+        http = HttpInTime(self.instance or {}, self.init_config, logger=self.log)
         client = Client(http, settings.url, ServerClock(), settings.headers, settings.credentials)
         for finding in findings(settings, client, verifies_tls=self.config.tls_verify is not False):
             record = getattr(self.diagnosis, finding.verdict.value)

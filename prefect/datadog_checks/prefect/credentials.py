@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
+
+from datadog_checks.base.utils.http import create_auth_token_handler
 
 HEADER_OPTIONS = ("headers", "extra_headers", "custom_headers")
 # Shorter ones could stand by chance in any text that is to be cleaned of them.
 SHORTEST_SECRET = 6
+TOKEN_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Credentials:
     """The header `Authorization` where `auth_string` or `api_key` make it, and the `options` that are set.
 
-    Other options are sent by the HTTP wrapper of the base class. No representation shows the header.
+    `auth_token` are the settings of that option. Other options are sent by the HTTP wrapper of the base class. No
+    representation shows the header.
     """
 
     authorization: str | None = field(default=None, repr=False)
     options: tuple[str, ...] = ()
+    auth_token: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, config: Any) -> Credentials:
@@ -33,7 +40,9 @@ class Credentials:
         options = authorizing_options(config)
         if not options:
             options = [option for option in HEADER_OPTIONS if getattr(config, option)]
-        return cls(authorization, (*options, *(["tls_cert"] if config.tls_cert else [])))
+        token = config.auth_token
+        auth_token = {"reader": token.reader, "writer": token.writer} if token else None
+        return cls(authorization, (*options, *(["tls_cert"] if config.tls_cert else [])), auth_token)
 
 
 def authorizing_options(config: Any) -> list[str]:
@@ -47,6 +56,34 @@ def authorizing_options(config: Any) -> list[str]:
     if writer and str(writer.get("name", "Authorization")).lower() == "authorization":
         options.append("auth_token")
     return [*options, *(option for option in HEADER_OPTIONS if _has_authorization(getattr(config, option)))]
+
+
+def token_handler(settings: Mapping[str, Any]) -> Any:
+    """The base class's object that reads and writes the token.
+
+    Raises an error of whatever type, `datadog_checks.base.ConfigurationError` as a rule, for settings that are wrong.
+    """
+    plain = _plain(settings)
+    reader = plain.get("reader")
+    if isinstance(reader, dict) and reader.get("type") == "oauth":
+        reader["options"] = {"timeout": TOKEN_TIMEOUT_SECONDS, **(reader.get("options") or {})}
+        # It logs secrets and tokens, at the level of debugging.
+        logging.getLogger("requests_oauthlib").setLevel(logging.INFO)
+    return create_auth_token_handler(plain)
+
+
+def token_source(settings: Mapping[str, Any]) -> str:
+    """Where the token comes from, as it may be shown."""
+    reader = settings["reader"]
+    place = str(reader.get("url") or reader.get("login_url") or reader.get("path"))
+    parts = urlsplit(place)
+    return place if not parts.netloc else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _plain(settings: Any) -> Any:
+    if isinstance(settings, Mapping):
+        return {key: _plain(value) for key, value in settings.items()}
+    return [_plain(value) for value in settings] if isinstance(settings, (list, tuple)) else settings
 
 
 def _has_authorization(headers: Mapping[str, Any] | None) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from .api.models import Event, EventPayload
-from .scopes import Tags, related_by_role, resource_kind_and_id, tag_set
+from .scopes import Tags, one_line, related_by_role, resource_kind_and_id, tag_set
 from .transitions import Transition, transition_of
 
 AlertType = Literal["error", "warning", "success", "info"]
@@ -19,6 +20,9 @@ UI_PATHS = {
     "deployment": "deployments/deployment",
     "work-queue": "work-queues/work-queue",
 }
+# Anybody may make up roles.
+NOT_IN_KEYS = re.compile(r"[^\w./]", re.ASCII)
+MOST_KEY_CHARACTERS = 100
 ALERTS_BY_NAME: dict[str, AlertType] = {"AwaitingRetry": "warning", "Late": "warning"}
 ALERTS_BY_TYPE: dict[str, AlertType] = {
     "FAILED": "error",
@@ -38,12 +42,12 @@ def datadog_event(event: Event, tags: Tags, ui_url: str) -> dict[str, Any]:
     transition = transition_of(event)
     return {
         "timestamp": event.occurred.timestamp(),
-        "event_type": event.event,
+        "event_type": one_line(event.event),
         "source_type_name": SOURCE_TYPE,
-        "msg_title": f"[PREFECT] [{kind}] {name} -> {_last_part(event, transition)}",
+        "msg_title": one_line(f"[PREFECT] [{kind}] {name} -> {_last_part(event, transition)}"),
         "msg_text": _text(event, transition, kind, name, ui_url),
         "alert_type": alert_type(event, transition),
-        "aggregation_key": resource_id,
+        "aggregation_key": one_line(resource_id),
         "tags": sorted({*tags, *_event_tags(event, transition)}),
     }
 
@@ -74,7 +78,9 @@ def _text(event: Event, transition: Transition | None, kind: str, name: str, ui_
     links = _links(event, ui_url)
     if links:
         lines.append(" | ".join(links))
-    return "%%% \n" + "\n\n".join(lines) + "\n %%%"
+    # Of a message, the lines stay.
+    text = "\n".join(one_line(line.replace("\t", " ")) for line in "\n\n".join(lines).split("\n"))
+    return f"%%% \n{text}\n %%%"
 
 
 def _links(event: Event, ui_url: str) -> list[str]:
@@ -101,6 +107,6 @@ def _event_tags(event: Event, transition: Transition | None) -> Tags:
         )
     for related in event.related:
         for role, (identity, name) in related_by_role([related]).items():
-            key = role.replace("-", "_")
+            key = NOT_IN_KEYS.sub("_", role)[:MOST_KEY_CHARACTERS]
             tags += tag_set(**{f"{key}_id": identity, f"{key}_name": name})
     return tags

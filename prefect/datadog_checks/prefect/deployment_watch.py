@@ -199,11 +199,13 @@ class DeploymentWatch:
             self._status_since[identity] = event.occurred
 
     def _read_again(self, ids: Sequence[str]) -> None:
-        found = self._api.deployments_by_id(ids)
+        found: set[str] = set()
+        for deployment in self._api.deployments_by_id(ids):
+            self._take([deployment])
+            found.add(deployment.id)
         for identity in ids:
             self._doubtful.pop(identity, None)
-        self._take(found)
-        self._drop(set(ids) - {deployment.id for deployment in found})
+        self._drop(set(ids) - found)
 
     def _find_deleted(self) -> None:
         survey = Survey(

@@ -22,7 +22,8 @@ from .state_store import Document
 # Bound the stored state to less than a megabyte; beyond it the oldest minutes are no longer looked back into.
 MOST_REMEMBERED = 240_000
 MOST_IN_FULL = 20_000
-MOST_READ_AT_ONCE = 10_000
+# What is in memory at a time; a check run may go on with more where there is time.
+MOST_READ_AT_ONCE = 3_000
 INSTANT = timedelta(microseconds=1)
 
 KeyOf = Callable[[Event], str]

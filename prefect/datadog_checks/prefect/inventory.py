@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
-from .api.errors import ApiError
+from .api.errors import ApiError, OutOfTime
 from .api.models import Deployment, FlowRun, WorkPool, WorkQueue
 from .api.prefect import PrefectApi
 from .filters import Filters
@@ -14,6 +14,8 @@ from .scopes import Scope, Tags, related_by_role, tag_set
 
 # Far more than a server has at work at one time; what falls out is read again when it is needed.
 REMEMBERED = 50_000
+# What was read of many runs is kept, should there be no time for the others.
+READ_AT_ONCE = 200
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -30,7 +32,10 @@ class Recent(OrderedDict[Key, Value]):
 
 
 class OncePerRun(Generic[Value]):
-    """Reads a thing at most once in a check run, for all who need it; a failure is theirs alike."""
+    """Reads a thing at most once in a check run, for all who need it.
+
+    A failure is theirs alike, unless it is for want of time, of which the next one may have more.
+    """
 
     def __init__(self, read: Callable[[], Value]) -> None:
         self._read = read
@@ -48,6 +53,8 @@ class OncePerRun(Generic[Value]):
         if self._outcome is None:
             try:
                 self._outcome = self._read()
+            except OutOfTime:
+                raise
             except ApiError as error:
                 self._outcome = error
         if isinstance(self._outcome, ApiError):
@@ -215,7 +222,9 @@ class Inventory:
         known = {run_id: self._run_scopes[run_id] for run_id in run_ids if run_id in self._run_scopes}
         scopes = {run_id: self._wanted(scope) for run_id, scope in known.items()}
         unknown = [run_id for run_id in run_ids if run_id not in known]
-        return scopes | self.run_scopes(self._api.flow_runs_by_id(unknown)) if unknown else scopes
+        for position in range(0, len(unknown), READ_AT_ONCE):
+            scopes |= self.run_scopes(list(self._api.flow_runs_by_id(unknown[position : position + READ_AT_ONCE])))
+        return scopes
 
     def scope_told_by(self, related: list[Mapping[str, str | None]], run_id: str | None) -> Scope | None:
         """The scope of a run that an event is about; None for one that the instance does not want.
@@ -262,7 +271,9 @@ class Inventory:
         # A run outlives its deployment, which would be asked for in vain in each check run.
         unknown -= self._gone_deployments.keys()
         if unknown:
-            self.put_deployments(self._api.deployments_by_id(unknown))
+            # Each is known from then on, should there be no time for the next page.
+            for deployment in self._api.deployments_by_id(unknown):
+                self.put_deployments([deployment])
             for identity in unknown - self._deployments.keys():
                 self._gone_deployments.put(identity, None)
 

@@ -20,11 +20,12 @@ from itertools import islice
 
 from .api.errors import ApiError, OutOfTime
 from .api.models import FlowRun
+from .api.paging import MOST_IDS
 from .api.prefect import PrefectApi
 from .inventory import Inventory
 from .run_board import WAITING_NAMES
 from .scopes import Tags
-from .survey import MOST_IDS, Survey
+from .survey import Survey
 
 # A full page takes the server some 60 ms.
 PAGES_AT_ONCE = 7

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
+from .api.models import MOST_CHARACTERS
+
 Tags = tuple[str, ...]
+# Control characters, of which some end what the Agent takes, and halves of others, which it does not take at all.
+NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 CODE_HASH = re.compile(r"-(?:[0-9a-f]{8}|unknown)$")
 
 
@@ -17,7 +21,15 @@ def tag_set(**values: str | int | bool | None) -> Tags:
 
 
 def _text(value: str | int | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return one_line(str(value)[:MOST_CHARACTERS])
+
+
+def one_line(text: str) -> str:
+    """The text without what is no character of a line, which becomes an underscore, as Datadog has it in tags."""
+    # What Python does not print, as the blanks of Chinese, stays as it is.
+    return text if text.isprintable() else NOT_TEXT.sub("_", text)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,10 @@ CLOUD_WORKSPACE = re.compile(r"(.*)/api/accounts/([^/]+)/workspaces/([^/]+)")
 class Settings:
     url: str
     filters: Filters
+    # The instance's own, and all that are on whatever it submits.
+    own_tags: tuple[str, ...]
     tags: tuple[str, ...]
+    server_name: str | None
     headers: Mapping[str, str] = field(repr=False)
     credentials: Credentials
     collect_events: bool
@@ -34,15 +37,19 @@ class Settings:
 
     @classmethod
     def of(cls, config: InstanceConfig) -> Settings:
+        url = config.prefect_url.rstrip("/")
+        own_tags = tuple(config.tags or ())
         return cls(
-            url=config.prefect_url.rstrip("/"),
+            url=url,
             filters=Filters(
                 work_pools=_name_filter(config.work_pool_names),
                 work_queues=_name_filter(config.work_queue_names),
                 deployments=_name_filter(config.deployment_names),
                 events=_name_filter(config.event_names),
             ),
-            tags=tuple(config.tags or ()),
+            own_tags=own_tags,
+            tags=(*own_tags, f"prefect_server:{config.server_name or _host_and_port(url)}"),
+            server_name=config.server_name,
             headers=dict(config.custom_headers or {}),
             credentials=Credentials.of(config),
             collect_events=bool(config.collect_events),
@@ -74,17 +81,32 @@ class Settings:
         return self.url.removesuffix("/api")
 
     def digest(self) -> str:
-        """Names what is counted: the state of another server, selection or set of tags must not be continued.
+        """Names what is counted: the state of another server or selection must not be continued.
 
-        Credentials are not in it, so that new ones keep the state; nor is what touches the submission of events alone.
+        The option `server_name` names the server for good. Without it, its URL and the instance's tags do. Credentials
+        are not in it, so that new ones keep the state; nor is what touches the submission of events alone.
         """
+        if self.server_name is None:
+            return self.digest_without_name()
+        return _digest(["server_name", self.server_name, self._patterns()])
+
+    def digest_without_name(self) -> str:
+        """The digest where, or before, the server has no name."""
+        return _digest([_normalised(self.url), self._patterns(), sorted(self.own_tags)])
+
+    def _patterns(self) -> list[object]:
         filters = self.filters
-        counted = [
-            _normalised(self.url),
-            [names.patterns() for names in (filters.work_pools, filters.work_queues, filters.deployments)],
-            sorted(self.tags),
-        ]
-        return hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
+        return [names.patterns() for names in (filters.work_pools, filters.work_queues, filters.deployments)]
+
+
+def _digest(counted: list[object]) -> str:
+    return hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
+
+
+def _host_and_port(url: str) -> str:
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or {'http': 80, 'https': 443}[parts.scheme]}"
 
 
 def _normalised(url: str) -> str:

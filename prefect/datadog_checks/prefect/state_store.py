@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 FORMAT = 1
 SLOTS = 2
+MOST_REASON_CHARACTERS = 200
+# As a rule, files that another user made, by a command of the Agent that was run as root.
+REMEDY = (
+    "The Agent's user must own the files in the Agent's run folder (on Linux: `sudo chown -R dd-agent: "
+    "/opt/datadog-agent/run`). Run the Agent's commands as that user: `sudo -u dd-agent -- datadog-agent check prefect`"
+)
+# Nothing goes back further than a week.
+STALE_SECONDS = 8 * 86400.0
+# An instance with a name has it in front.
+FILE = re.compile(r".*?([0-9a-f]{16})_(?:flow_runs|task_runs|vanished_tag_sets|events_[0-9a-f]{8})_[01]")
 
 Document = dict[str, Any]
 Version = tuple[int, Document | None]
+Read = Callable[[str], str]
+Write = Callable[[str, str], None]
 
 
 class StateStore:
@@ -20,47 +34,100 @@ class StateStore:
     Each is read once, when its owner is made: `agent check` shares the cache's files with the running Agent, and must
     not take anything from it by writing in between. Each is written to two slots in turn, with a number and a checksum:
     the Agent does not replace a file in one step, so that a kill may leave half of one.
+
+    `read` and `write` are the Agent's, which raise whatever they like. A document that cannot be stored stays in the
+    memory of its owner.
     """
 
-    def __init__(
-        self, read: Callable[[str], str], write: Callable[[str, str], None], warn: Callable[[str], None]
-    ) -> None:
+    def __init__(self, read: Read, write: Write, warn: Callable[[str], None]) -> None:
         self._read = read
         self._write = write
         self._warn = warn
         self._numbers: dict[str, int] = {}
+        self._failure = ""
 
     def load(self, name: str) -> Document | None:
         """The newest good version of a document, or None where there is none.
 
-        Says so when only an older version is good; raises `ValueError` when no version is.
+        Says so when only an older version is good; raises `ValueError`, with the reason, when no version is.
         """
-        stored = [self._stored(name, slot) for slot in range(SLOTS)]
-        versions = [version for version in stored if version is not None]
+        reasons: list[str] = []
+        versions = [version for slot in range(SLOTS) if (version := self._stored(name, slot, reasons)) is not None]
         self._numbers[name], newest = max(versions, key=lambda version: version[0], default=(0, None))
-        is_damaged = len(versions) < len(stored)
-        if newest is None and is_damaged:
-            raise ValueError("damaged, or of another format")
-        if is_damaged:
-            self._warn(f"the last stored state of {name} is damaged: what it had counted may be counted again")
+        if newest is None and reasons:
+            raise ValueError(reasons[0])
+        if reasons:
+            self._warn(
+                f"The last interval of {name} may be counted twice: the newest of its two files is of no use. "
+                f"{reasons[0]}"
+            )
         return newest
 
-    def _stored(self, name: str, slot: int) -> Version | None:
-        """What is in a slot: a version without data where nothing was ever written, None where it is damaged."""
+    def _stored(self, name: str, slot: int, reasons: list[str]) -> Version | None:
+        """What is in a slot: a version without data where nothing was ever written, None where it is of no use."""
         try:
             text = self._read(_key(name, slot))
-        except UnicodeDecodeError:
-            return None
-        return _unpack(text) if text else (0, None)
+            return _unpack(text) if text else (0, None)
+        except (ValueError, RecursionError):
+            reasons.append("It is damaged, or of another version of this check.")
+        except Exception as error:  # RuntimeError where the Agent may not read the file
+            reasons.append(f"It cannot be read ({str(error)[:MOST_REASON_CHARACTERS]}). {REMEDY}.")
+        return None
 
-    def report_unreadable(self, name: str) -> None:
+    def report_unreadable(self, name: str, reason: object) -> None:
         """Say that counting starts anew."""
-        self._warn(f"the stored state of {name} cannot be read: counting starts one collection interval ago")
+        self._warn(f"Counting of {name} starts one collection interval ago: its stored state cannot be read. {reason}")
 
     def save(self, name: str, data: Document) -> None:
-        """Store the next version of a document that was loaded before."""
-        number = self._numbers[name] = self._numbers[name] + 1
-        self._write(_key(name, number % SLOTS), _pack(number, json.dumps(data, separators=(",", ":"))))
+        """Store the next version of a document."""
+        number = self._numbers[name] = self._numbers.get(name, 0) + 1
+        text = _pack(number, json.dumps(data, separators=(",", ":")))
+        try:
+            self._write(_key(name, number % SLOTS), text)
+        except Exception as error:  # RuntimeError where the Agent may not write the file
+            self._failure = self._failure or f"{name}: {str(error)[:MOST_REASON_CHARACTERS]}"
+
+    def report_unwritten(self) -> None:
+        """Say what could not be stored since this was last called."""
+        if self._failure:
+            self._warn(
+                f"After a restart of the Agent, counting starts anew: the state cannot be stored ({self._failure}). "
+                f"{REMEDY}."
+            )
+            self._failure = ""
+
+
+def take_over(names: list[str], old_read: Read, old_write: Write, read: Read, write: Write) -> None:
+    """Move documents that are stored under another name, unless there are some under this one."""
+    keys = [_key(name, slot) for name in names for slot in range(SLOTS)]
+    try:
+        if any(read(key) for key in keys):
+            return
+        for key in keys:
+            if text := old_read(key):
+                write(key, text)
+                old_write(key, "")
+    except Exception:  # what cannot be read or written is reported when it is loaded or saved
+        return
+
+
+def remove_stale(run_path: str, own: str) -> None:
+    """Delete files of instances that are no more: nobody has written them for a week before the last that was written.
+
+    `own` is the name of those that are kept in any case.
+    """
+    try:
+        files = [
+            file
+            for file in (Path(run_path) / "prefect").iterdir()
+            if (match := FILE.fullmatch(file.name)) and match[1] != own
+        ]
+        newest = max((file.stat().st_mtime for file in Path(run_path, "prefect").iterdir()), default=0.0)
+        for file in files:
+            if newest - file.stat().st_mtime > STALE_SECONDS:
+                file.unlink()
+    except OSError:
+        return
 
 
 def _key(name: str, slot: int) -> str:
@@ -72,13 +139,16 @@ def _pack(number: int, body: str) -> str:
     return f"{_checksum(text)} {text}"
 
 
-def _unpack(stored: str) -> Version | None:
-    """The number and the data of a version; None for one that is damaged or of another format."""
+def _unpack(stored: str) -> Version:
+    """The number and the data of a version; raises `ValueError` for one that is damaged or of another format."""
     checksum, _, text = stored.partition(" ")
     if checksum != _checksum(text) or not text.startswith(f"{FORMAT} "):
-        return None
+        raise ValueError("damaged")
     _, number, body = text.split(" ", 2)
-    return int(number), json.loads(body)
+    data = json.loads(body)
+    if not isinstance(data, dict):
+        raise ValueError("no document")
+    return int(number), data
 
 
 def _checksum(text: str) -> str:

@@ -140,17 +140,19 @@ class Submitter:
         self.vanished = vanished
 
     def submit(self, sheet: Sheet, owned: Collection[str], now: datetime) -> None:
-        """Submit what a collector found, and zeros for the tag sets of its `owned` metrics that vanished lately."""
+        """Submit what a collector found, and zeros for the tag sets of its `owned` metrics that vanished lately.
+
+        What the Agent does not take is left out: the rest must not be submitted again.
+        """
         counts: dict[tuple[Metric, Tags], float] = {}
         seen: dict[str, set[Tags]] = {}
+        others: list[tuple[Metric, Tags, float]] = []
         for metric, tags, value in sheet.samples:
             seen.setdefault(metric.name, set()).add(tags)
             if metric.type == "count":
                 counts[metric, tags] = counts.get((metric, tags), 0) + value
-            elif metric.type == "gauge":
-                self._check.gauge(metric.name, value, tags=[*self._instance_tags, *tags])
             else:
-                self._check.histogram(metric.name, value, tags=[*self._instance_tags, *tags])
+                others.append((metric, tags, value))
         metrics = [metric for metric in METRICS if metric.name in owned]
         for metric, tags in self.vanished.zeros(metrics, seen, now.timestamp()):
             if metric.name in sheet.without_zeros:
@@ -158,8 +160,19 @@ class Submitter:
             if metric.type == "count":
                 counts[metric, tags] = 0
             else:
-                self._check.gauge(metric.name, 0, tags=[*self._instance_tags, *tags])
-        for (metric, tags), value in counts.items():
-            self._check.count(metric.name, value, tags=[*self._instance_tags, *tags])
+                others.append((metric, tags, 0))
+        others += [(metric, tags, value) for (metric, tags), value in counts.items()]
+        methods = {"gauge": self._check.gauge, "count": self._check.count, "histogram": self._check.histogram}
+        for metric, tags, value in others:
+            try:
+                methods[metric.type](metric.name, value, tags=[*self._instance_tags, *tags])
+            except Exception as error:
+                self._warn(metric.full_name, error)
         for event in sheet.events:
-            self._check.event({**event, "tags": [*self._instance_tags, *event["tags"]]})
+            try:
+                self._check.event({**event, "tags": [*self._instance_tags, *event["tags"]]})
+            except Exception as error:
+                self._warn("a Datadog event", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        self._check.warning("Missing: %s. The Agent does not take it (%s).", what, type(error).__name__)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-# As many ids as a request should carry.
-MOST_IDS = 512
+from .api.paging import MOST_IDS
 
 
 @dataclass

@@ -22,8 +22,12 @@ UNFINISHED_TYPES = ("PENDING", "RUNNING", "PAUSED")
 YOUNG = timedelta(hours=1)
 # As many are read before it is asked how old they are: a page.
 ENOUGH = 200
+# More are not kept in memory: where there are more, the oldest of them are known as the old ones are.
+MOST_FRESH = 2_000
 # The others are read so many pages at a time, and when all are known, one page every so many looks.
 PAGES_AT_ONCE = 7
+# So many where the newest alone do not tell when the young begin.
+MOST_PAGES = 50
 LOOKS_BETWEEN = 8
 MOST_REQUESTS = 60
 # So few are sooner read than taken apart.
@@ -85,7 +89,6 @@ class TaskBoard:
         self._has_passed = False
 
     def begin_run(self) -> None:
-        self._fresh = []
         self._knows_all.forget()
 
     def fresh(self) -> list[TaskRun]:
@@ -101,12 +104,13 @@ class TaskBoard:
         """Read what is to be read; returns whether all are known."""
         self._looks += 1
         self._requests_left = MOST_REQUESTS
+        self._fresh = []
         young_since = self._api.now() - YOUNG
         oldest = LATEST
         for page in self._api.unfinished_task_runs(UNFINISHED_TYPES):
             self._fresh += page
             oldest = _oldest(page, oldest)
-            if oldest < young_since and len(self._fresh) >= ENOUGH:
+            if len(self._fresh) >= (ENOUGH if oldest < young_since else MOST_FRESH):
                 break
         else:
             self._put(EVER, NEVER, self._fresh)
@@ -119,7 +123,7 @@ class TaskBoard:
             # All were known as long as there were few: what was read last is still known.
             self._come_to = edge
         if not self._has_passed or self._looks % LOOKS_BETWEEN == 0:
-            self._go_on(1 if self._has_passed else PAGES_AT_ONCE, edge)
+            self._go_on(1 if self._has_passed else PAGES_AT_ONCE if edge < _key(young_since) else MOST_PAGES, edge)
         # Last, because what the pass has carried along was read in an earlier look.
         return self._verify(EVER if self._has_passed else self._come_to, edge) and self._has_passed
 
@@ -130,7 +134,10 @@ class TaskBoard:
             self._come_to = min(self._come_to, edge)
             self._pages = self._api.unfinished_task_runs(UNFINISHED_TYPES, until=_moment(self._come_to))
             self._carried = []
-        for _ in range(pages):
+        stop_at = self._api.seconds_left() / 2
+        for number in range(pages):
+            if number and self._api.seconds_left() < stop_at:
+                return
             try:
                 page = next(self._pages, None)
             except ApiError:

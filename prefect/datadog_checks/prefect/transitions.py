@@ -10,6 +10,7 @@ from .api.models import STATE_TYPES, TERMINAL, Event, EventPayload, FlowRun, Sta
 from .scopes import related_by_role, resource_kind_and_id
 
 NO_PAYLOAD = TaskRunPayload()
+MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def transition_of(event: Event) -> Transition | None:
 
 
 def _whole_number(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() else None
+    """A number as events tell it; None for what is none, or more than anything is counted up to."""
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 # Flow runs
@@ -116,9 +118,17 @@ def flow_run_outcome(
     if not transition.runs:
         return Outcome()
     if is_first_running(history, transition.at) if history else transition.run_count == 1:
-        return _start(transition.at, run.expected_start_time if run else None, late_after, "queue_wait_duration")
+        return _start(transition.at, _expected_start(run, history), late_after, "queue_wait_duration")
     gap = retry_gap(history or (), transition.at)
     return Outcome(durations=(("retry_gaps_duration", gap),) if gap is not None else ())
+
+
+def _expected_start(run: FlowRun | None, history: Sequence[State] | None) -> datetime | None:
+    """When a run was to start; of one that is gone or cannot be read, its first state tells it."""
+    if run is not None:
+        return run.expected_start_time
+    first = history[0] if history else None
+    return first.state_details.scheduled_time if first and first.state_details else None
 
 
 def _execution(

@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.auth import AuthBase
-from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from datadog_checks.base.utils.http import RequestsWrapper
 from datadog_checks.prefect.clock import ServerClock, http_date
-from datadog_checks.prefect.credentials import Credentials
+from datadog_checks.prefect.credentials import Credentials, token_handler, token_source
 
+from .auth_token import AuthToken
+from .body import AnswerMemory, Room
+from .csrf import CsrfToken, CsrfTokens
 from .errors import (
     AccessDenied,
     ApiError,
     CsrfTokenRefused,
+    NoAnswerInTime,
     NotPrefect,
-    OutOfTime,
     Redirected,
     Rejected,
     TlsFilesUnusable,
     UnexpectedAnswer,
     Unreachable,
+    UnreadableAnswer,
 )
 from .failures import innermost, plain_words, tls_error
+from .time_budget import TimeBudget
+from .transport import bound
 
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.25
 WORTH_RETRYING = frozenset({429, 502, 503, 504})
-# Less than this is not enough for an answer; what is left of the budget goes to the next check run.
-LEAST_TIMEOUT_SECONDS = 0.05
-CHUNK_BYTES = 65536
-# A page of 200 runs whose parameters are as large as Prefect lets them be is half of it.
-MOST_BODY_BYTES = 256 * 1024 * 1024
-
-# A CSRF token is renewed when a quarter of its life is left, or a minute.
-CSRF_MARGIN = timedelta(minutes=1)
+# What a message shows of the place that a redirect leads to.
+MOST_TARGET_CHARACTERS = 200
 
 PROXY_WANTS_PASSWORD = "Tunnel connection failed: 407"
 
@@ -58,19 +54,11 @@ Parsed = TypeVar("Parsed")
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: the status, the headers, and the body in full."""
+    """What came back: the status, the headers, and the body in full, or as much of it as says what is wrong."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-
-@dataclass(frozen=True)
-class _CsrfToken:
-    """A token, and when to have a new one, by the server's clock; None where the server does not say."""
-
-    headers: Mapping[str, str] = field(repr=False)
-    renew_at: datetime | None
 
 
 class _Authorization(AuthBase):
@@ -89,21 +77,19 @@ class _Authorization(AuthBase):
 
 
 class _Transient(Exception):
-    """Worth another try; carries the error to end in, and how long the server asks to wait."""
+    """Worth another try; carries the error to end in."""
 
-    def __init__(self, error: ApiError, wait_seconds: float = 0.0) -> None:
+    def __init__(self, error: ApiError) -> None:
         super().__init__(str(error))
         self.error = error
-        self.wait_seconds = wait_seconds
 
 
 class Client:
     """Sends requests to one Prefect API.
 
     It keeps connections alive, never follows a redirect, tries again what a busy server or a bad network broke, and
-    stops when the check run's time is used up. Requests may be sent from several threads. `url` has no trailing slash;
-    `headers` go with every request.
-    `has_answered` tells whether there was an answer, be it any, in this check run.
+    stops when its time is up. Requests may be sent from several threads. `url` has no trailing slash; `headers` go with
+    every request. `has_answered` tells whether there was an answer, be it any, in this check run.
     """
 
     def __init__(
@@ -118,35 +104,37 @@ class Client:
     ) -> None:
         self.url = url
         self.clock = clock
+        self.time = TimeBudget(sleep, monotonic)
+        self.has_answered = False
         self._http = http
+        self._is_bound = False
         self._headers = dict(headers)
-        # One for the life of the check: each client has one token, and a new one voids it.
-        self._csrf_client = str(uuid.uuid4())
-        self._csrf_token: _CsrfToken | None = None
-        self._csrf_lock = threading.Lock()
-        self._clock_lock = threading.Lock()
+        self._csrf = CsrfTokens(self._fetch_csrf_token, clock.now)
+        self._lock = threading.Lock()
+        self._parsing = threading.Lock()
+        self._memory = AnswerMemory()
         self._credentials = credentials or Credentials()
+        self._token: AuthToken | None = None
+        if self._credentials.auth_token:
+            settings = self._credentials.auth_token
+            self._token = AuthToken(token_handler(settings), token_source(settings), self.time.seconds_left)
+            http.auth_token_handler = None
         # Where an option of the base class makes the header, requests has its own object for it.
         self._auth: dict[str, Any] = {}
         if self._credentials.authorization or not http.options.get("auth"):
             self._auth = {"auth": _Authorization(self._credentials.authorization)}
-        self._sleep = sleep
-        self._monotonic = monotonic
-        self._budget = 0.0
-        self._deadline = 0.0
-        self._hold_until = 0.0
-        self.has_answered = False
 
     def begin_run(self, budget_seconds: float) -> None:
         """Start the time that the requests of one check run may take together."""
-        self._budget = budget_seconds
-        self._deadline = self._monotonic() + budget_seconds
-        self._hold_until = 0.0
+        self.time.begin_run(budget_seconds)
         self.has_answered = False
         self.clock.begin_run()
+        if self._token is not None:
+            self._token.begin_run()
 
     def seconds_left(self) -> float:
-        return max(0.0, self._deadline - self._monotonic())
+        """What is left of that time, or of the share of it that is being used."""
+        return self.time.seconds_left()
 
     def get(self, path: str, parse: Callable[[bytes], Parsed], params: Mapping[str, str] | None = None) -> Parsed:
         """The parsed answer to a GET; see `post`."""
@@ -156,105 +144,126 @@ class Client:
         """The parsed answer to a POST of JSON.
 
         `parse` raises `ValueError` for a body that is not what was asked for, or `RecursionError` as parsers of JSON
-        do for one that is nested without end. Raises `ApiError`.
+        do for one that is nested without end. Raises `ApiError`, which is `UnreadableAnswer` for the latter.
         """
         return self._ask("post", path, parse, json=body)
 
     def status_of(self, path: str) -> Answer:
-        """The answer to a GET whatever its status; raises `ApiError` when there is none."""
-        return self._retrying(f"GET {path}", lambda: self._exchange("get", path))
+        """The answer to a GET whatever its status, of its body the beginning; raises `ApiError` when there is none."""
+        return self._retrying(f"GET {path}", path, lambda room: self._exchange("get", path, room, wants_body=False))
 
     def _ask(self, method: str, path: str, parse: Callable[[bytes], Parsed], **options: Any) -> Parsed:
         request = f"{method.upper()} {path}"
 
-        def attempt() -> Parsed:
+        def attempt(room: Room) -> Parsed:
             token = self._csrf_token_of_now()
-            answer = self._exchange(method, path, token, **options)
+            answer = self._exchange(method, path, room, token, **options)
             if _wants_csrf_token(answer):
-                token = self._new_csrf_token(instead_of=token)
-                answer = self._exchange(method, path, token, **options)
+                answer = self._exchange(method, path, room, self._new_csrf_token(instead_of=token), **options)
                 if _wants_csrf_token(answer):
                     raise CsrfTokenRefused(self.url, answer.status)
             self._refuse_bad_status(request, path, answer)
             try:
-                return parse(answer.body)
-            except (ValueError, RecursionError) as error:
+                # What is made of a body may be many times as large.
+                with self._parsing:
+                    return parse(answer.body)
+            except (RecursionError, OverflowError):
+                # Not raised from here: these errors keep all that was parsed until then in memory.
+                pass
+            except ValueError as error:
                 raise _Transient(self._not_as_expected(request, answer, error)) from None
+            raise UnreadableAnswer(request, "the answer is too large, or nested too deeply")
 
-        return self._retrying(request, attempt)
+        return self._retrying(request, path, attempt)
 
-    def _retrying(self, request: str, attempt: Callable[[], Parsed]) -> Parsed:
+    def _retrying(self, request: str, path: str, attempt: Callable[[Room], Parsed]) -> Parsed:
         for number in range(ATTEMPTS):
-            self._wait_for_hold(request)
             try:
-                return attempt()
+                with self._memory.room() as room:
+                    return attempt(room)
             except _Transient as failure:
-                last = failure
-            if number + 1 < ATTEMPTS:
-                wait = FIRST_WAIT_SECONDS * 2**number * random.uniform(0.5, 1.5)
-                self._hold_until = self._monotonic() + max(wait, last.wait_seconds)
-                if self._hold_until >= self._deadline:
-                    break
-        raise last.error
+                last = failure.error
+            wait = FIRST_WAIT_SECONDS * 2**number * random.uniform(0.5, 1.5)
+            if number + 1 < ATTEMPTS and not self.time.wait(path, wait):
+                break
+        raise last
 
-    def _wait_for_hold(self, request: str) -> None:
-        if self._hold_until >= self._deadline:
-            raise OutOfTime(request, self._budget)
-        if (wait := self._hold_until - self._monotonic()) > 0:
-            self._sleep(wait)
-
-    def _exchange(self, method: str, path: str, csrf_token: _CsrfToken | None = None, **options: Any) -> Answer:
+    def _exchange(
+        self, method: str, path: str, room: Room, csrf_token: CsrfToken | None = None, **options: Any
+    ) -> Answer:
         """One request and its whole answer; busy servers and broken connections are `_Transient`."""
+        headers = {**self._headers, **(csrf_token.headers if csrf_token else {})}
+        if self._token is None:
+            return self._send(method, path, room, headers, **options)
+        token = self._token.headers()
+        answer = self._send(method, path, room, {**headers, **token}, **options)
+        if answer.status == 401:
+            answer = self._send(method, path, room, {**headers, **self._token.renewed(instead_of=token)}, **options)
+        return answer
+
+    def _send(
+        self, method: str, path: str, room: Room, headers: Mapping[str, str], wants_body: bool = True, **options: Any
+    ) -> Answer:
         request = f"{method.upper()} {path}"
-        sent = self._monotonic()
-        left = self._deadline - sent
-        if left <= LEAST_TIMEOUT_SECONDS:
-            raise OutOfTime(request, self._budget)
         connect, read = self._http.options["timeout"]
+        left = self.time.patience(request, path, read)
+        sent = self.time.monotonic()
         timeout = (min(connect, left), min(read, left))
         try:
+            self._bind()
             response = getattr(self._http, method)(
                 self.url + path,
                 persist=True,
                 stream=True,
                 allow_redirects=False,
                 timeout=timeout,
-                extra_headers={**self._headers, **(csrf_token.headers if csrf_token else {})},
+                extra_headers=headers,
                 **self._auth,
                 **options,
             )
             try:
-                body = self._read_body(request, response, max(timeout))
-                answer = Answer(response.status_code, response.headers, body)
+                self.has_answered = True
+                answer = Answer(response.status_code, response.headers, room.read(request, response, wants_body))
             finally:
                 response.close()
         except requests.exceptions.SSLError as error:
             raise tls_error(self.url, innermost(error)) from None
         except (requests.exceptions.RequestException, HTTPError) as error:
-            raise self._no_answer(request, max(timeout), error) from None
+            raise self._no_answer(request, path, max(timeout), self.time.monotonic() - sent, error) from None
         except ValueError:
             # requests looks at where a redirect leads even when it is not to follow it.
             raise Redirected(self.url, NO_URL) from None
         except OSError as error:
             # Not from the network, whose errors requests wraps, but from reading the files of the TLS options.
             raise TlsFilesUnusable(self.url, plain_words(error)) from None
-        self.has_answered = True
-        with self._clock_lock:
-            self.clock.observe(answer.headers.get("Date"), sent, self._monotonic())
+        with self._lock:
+            self.clock.observe(answer.headers.get("Date"), sent, self.time.monotonic())
         if answer.status in WORTH_RETRYING:
-            busy = Rejected(request, answer.status, _detail(answer.body))
-            raise _Transient(busy, _retry_after_seconds(answer.headers))
+            if seconds := _retry_after_seconds(answer.headers):
+                self.time.pause(path, seconds)
+            raise _Transient(Rejected(request, answer.status, _detail(answer.body)))
         return answer
 
-    def _no_answer(self, request: str, timeout_seconds: float, error: Exception) -> Exception:
+    def _bind(self) -> None:
+        if not self._is_bound:
+            with self._lock:
+                if not self._is_bound:
+                    bound(self._http, self.time.seconds_left)
+                    self._is_bound = True
+
+    def _no_answer(self, request: str, path: str, timeout_seconds: float, waited: float, error: Exception) -> Exception:
         """What to raise when a connection fails: a lost one is worth another try, one that keeps us waiting is not."""
         cause = innermost(error)
-        if isinstance(error, requests.exceptions.ConnectTimeout):
-            return Unreachable(self.url, f"no connection to {request} within {timeout_seconds:.3g} s")
-        if isinstance(error, requests.exceptions.Timeout) or isinstance(cause, (ReadTimeoutError, TimeoutError)):
-            if self._monotonic() >= self._deadline:
-                return OutOfTime(request, self._budget)
-            return Unreachable(self.url, f"no answer to {request} within {timeout_seconds:.3g} s")
+        is_connecting = isinstance(error, requests.exceptions.ConnectTimeout)
+        timed_out = isinstance(error, requests.exceptions.Timeout) or isinstance(
+            cause, (ReadTimeoutError, TimeoutError)
+        )
+        if timed_out:
+            self.time.waited_in_vain(path, waited)
+            if self.time.seconds_left() <= 0 and not is_connecting:
+                return NoAnswerInTime(request, waited)
+            what = "connection to" if is_connecting else "answer to"
+            return Unreachable(self.url, f"no {what} {request} within {timeout_seconds:.3g} s")
         words = plain_words(cause)
         if isinstance(error, requests.exceptions.ProxyError):
             if PROXY_WANTS_PASSWORD in str(cause):
@@ -265,57 +274,37 @@ class Client:
             words += " (as a proxy does that wants a client certificate, which `tls_cert` names)"
         return _Transient(Unreachable(self.url, words))
 
-    def _read_body(self, request: str, response: requests.Response, timeout_seconds: float) -> bytes:
-        """The whole body, read as it comes: who asks for more waits for all of it, however slowly it trickles in."""
-        raw = response.raw
-        parts = io.BytesIO()
-        while (left := self._deadline - self._monotonic()) > 0:
-            # A connection that is not kept alive has given its socket away; then the last wait may be too long.
-            if raw.connection is not None and raw.connection.sock is not None:
-                raw.connection.sock.settimeout(min(left, timeout_seconds))
-            # Unpacked, it would only return when some bytes can be.
-            part = raw.read1(CHUNK_BYTES, decode_content=False)
-            if not part:
-                return _unpacked(request, parts.getvalue(), response.headers.get("Content-Encoding"))
-            if parts.tell() + len(part) > MOST_BODY_BYTES:
-                raise _too_long(request)
-            parts.write(part)
-        raise OutOfTime(request, self._budget)
+    # CSRF tokens
 
     @property
     def has_csrf_token(self) -> bool:
         """Whether the server has asked for a CSRF token."""
-        return self._csrf_token is not None
+        return self._csrf.current is not None
 
-    def _csrf_token_of_now(self) -> _CsrfToken | None:
+    def _csrf_token_of_now(self) -> CsrfToken | None:
         """The token, or a new one before the server refuses it; None as long as it has not asked for one."""
-        token = self._csrf_token
-        if token is None or token.renew_at is None or self.clock.now() < token.renew_at:
+        token = self._csrf.current
+        if not self._csrf.is_due():
             return token
         try:
             return self._new_csrf_token(instead_of=token)
         except Rejected:
             # The protection was switched off, or the server is another one: whether it wants a token will show.
-            self._csrf_token = None
+            self._csrf.forget()
             return None
 
-    def _new_csrf_token(self, instead_of: _CsrfToken | None) -> _CsrfToken:
-        """The token that replaces one; of requests that run side by side, the first gets it for all."""
-        with self._csrf_lock:
-            if self._csrf_token is None or self._csrf_token is instead_of:
-                self._csrf_token = self._fetch_csrf_token()
-            return self._csrf_token
-
-    def _fetch_csrf_token(self) -> _CsrfToken:
-        """Get the token that a server with CSRF protection wants with each POST."""
-        answer = self._exchange("get", "/csrf-token", params={"client": self._csrf_client})
-        self._refuse_bad_status("GET /csrf-token", "/csrf-token", answer)
+    def _new_csrf_token(self, instead_of: CsrfToken | None) -> CsrfToken:
         try:
-            document = json.loads(answer.body)
-            headers = {"Prefect-Csrf-Token": str(document["token"]), "Prefect-Csrf-Client": self._csrf_client}
+            return self._csrf.renew(instead_of)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise self._not_as_expected("GET /csrf-token", answer, error) from None
-        return _CsrfToken(headers, _renewal_time(document.get("expiration"), self.clock.now()))
+            cause = f"the answer is not what Prefect sends ({type(error).__name__})"
+            raise UnexpectedAnswer("GET /csrf-token", cause) from None
+
+    def _fetch_csrf_token(self, client: str) -> bytes:
+        with self._memory.room() as room:
+            answer = self._exchange("get", "/csrf-token", room, params={"client": client})
+        self._refuse_bad_status("GET /csrf-token", "/csrf-token", answer)
+        return answer.body
 
     def _refuse_bad_status(self, request: str, path: str, answer: Answer) -> None:
         if 200 <= answer.status < 300:
@@ -335,20 +324,6 @@ class Client:
         return UnexpectedAnswer(request, f"the answer is not what Prefect sends ({type(error).__name__})")
 
 
-def _unpacked(request: str, body: bytes, encoding: str | None) -> bytes:
-    if not encoding:
-        return body
-    packed = HTTPResponse(io.BytesIO(body), {"Content-Encoding": encoding}, preload_content=False)
-    unpacked = packed.read(MOST_BODY_BYTES + 1, decode_content=True)
-    if len(unpacked) > MOST_BODY_BYTES:
-        raise _too_long(request)
-    return unpacked
-
-
-def _too_long(request: str) -> UnexpectedAnswer:
-    return UnexpectedAnswer(request, f"the answer is longer than {MOST_BODY_BYTES >> 20} MiB")
-
-
 def _redirect_target(url: str, path: str, location: str | None) -> tuple[str, bool]:
     """What to configure in place of `url` for the request to arrive; without a query, which may hold a token.
 
@@ -362,17 +337,8 @@ def _redirect_target(url: str, path: str, location: str | None) -> tuple[str, bo
         return NO_URL, False
     host = target.netloc.rpartition("@")[2]
     found = target.path.rstrip("/")
-    return f"{target.scheme}://{host}{found.removesuffix(path)}", not found.endswith(path.rstrip("/"))
-
-
-def _renewal_time(expiration: Any, now: datetime) -> datetime | None:
-    try:
-        until = datetime.fromisoformat(str(expiration))
-    except ValueError:
-        return None
-    if until.tzinfo is None:
-        return None
-    return until - min(CSRF_MARGIN, (until - now) / 4)
+    place = f"{target.scheme}://{host}{found.removesuffix(path)}"[:MOST_TARGET_CHARACTERS]
+    return place, not found.endswith(path.rstrip("/"))
 
 
 def _wants_csrf_token(answer: Answer) -> bool:

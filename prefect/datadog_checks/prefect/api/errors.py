@@ -152,6 +152,16 @@ class NotPrefect(ServerUnusable):
         super().__init__(f"What answers at {url} is not Prefect's API: {found}", f"{remedy}.")
 
 
+class TokenUnavailable(ServerUnusable):
+    """The option `auth_token` gives no token."""
+
+    def __init__(self, source: str, cause: str) -> None:
+        super().__init__(
+            f"`auth_token` gives no token from {source}: {cause}",
+            "Correct the settings of its `reader`, or what they lead to.",
+        )
+
+
 class UnsupportedVersion(ServerUnusable):
     """A server from before Prefect 3, whose API is another one."""
 
@@ -198,11 +208,32 @@ class UnexpectedAnswer(RequestFailed):
     """An answer whose shape is not the one that Prefect documents."""
 
 
-class OutOfTime(ApiError):
-    """The time that one check run may take is used up."""
+class UnreadableAnswer(UnexpectedAnswer):
+    """An answer that is too large, or nested too deeply, to be taken in: a smaller page may be."""
 
-    def __init__(self, request: str, budget_seconds: float) -> None:
+
+class OutOfTime(ApiError):
+    """There was no time left for a request: of the check run (`of_run`), or of the share of what was asked for."""
+
+    def __init__(self, request: str, budget_seconds: float, of_run: bool = True) -> None:
+        what = f"the check run's {budget_seconds:g} s"
         super().__init__(
-            f"{request} was left out: the check run's {budget_seconds:g} s were used up. "
+            f"{request} was left out: {what if of_run else f'this share of {what}'} were used up. "
             "A longer `min_collection_interval` gives it more."
         )
+
+
+class NoAnswerInTime(OutOfTime):
+    """The server did not answer a request within the time that there was for it."""
+
+    def __init__(self, request: str, seconds: float) -> None:
+        ApiError.__init__(
+            self, f"{request} was not answered within {seconds:.3g} s. It is sent again in the next check run."
+        )
+
+
+class LeftAlone(OutOfTime):
+    """The server asked, by `Retry-After`, not to be sent requests for longer than there was time for."""
+
+    def __init__(self, request: str, seconds: float) -> None:
+        ApiError.__init__(self, f"{request} was left out: the server asks for no requests for another {seconds:.0f} s.")

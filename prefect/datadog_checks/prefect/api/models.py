@@ -1,18 +1,17 @@
 """The objects that Prefect's API answers with, reduced to the fields that the check reads.
 
-Every field but an object's identity may be missing: versions differ, and one odd object must not cost a page.
-`read_objects` is the lenient door: a field that does not parse becomes None, and is told to the `Oddities` of the run.
+Every field but an object's identity may be missing: versions differ, and one odd object must not cost a page. What
+people send is bounded here, whatever its shape: see `answers`, which reads these models.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 StateType = Literal[
     "SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"
@@ -25,6 +24,52 @@ EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo
 Moment = Annotated[AwareDatetime, Field(ge=EARLIEST, le=LATEST)]
 # As large as a column of a database; JSON has numbers with which floats cannot be calculated.
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+# A time that something took: no more than a century.
+Seconds = Annotated[float, Field(ge=0, le=100 * 366 * 86400)]
+# Names are cut: Prefect sets no bound to most of them, and Datadog shows no more of a tag.
+MOST_CHARACTERS = 1000
+MOST_MESSAGE_CHARACTERS = 4000
+MESSAGE = "prefect.state-message"
+# The labels of an event that say something here. Anybody may send 500 of a megabyte each.
+LABELS = frozenset(
+    {
+        "prefect.resource.id",
+        "prefect.resource.name",
+        "prefect.resource.role",
+        "prefect.run-count",
+        MESSAGE,
+        "prefect.state-name",
+        "prefect.state-type",
+        "prefect.work-pool.type",
+    }
+)
+MOST_RELATED = 100
+
+
+def _cut(text: Any) -> Any:
+    return text[:MOST_CHARACTERS] if isinstance(text, str) and len(text) > MOST_CHARACTERS else text
+
+
+def _known_labels(labels: Any) -> Any:
+    if not isinstance(labels, dict):
+        return labels
+    return {
+        name: value[: MOST_MESSAGE_CHARACTERS if name == MESSAGE else MOST_CHARACTERS]
+        if isinstance(value, str)
+        else value
+        for name, value in labels.items()
+        if name in LABELS
+    }
+
+
+def _first_related(related: Any) -> Any:
+    return related[:MOST_RELATED] if isinstance(related, list) else related
+
+
+Name = Annotated[str, BeforeValidator(_cut)]
+Labels = Annotated[Mapping[str, str | None], BeforeValidator(_known_labels)]
 
 
 class ApiModel(BaseModel):
@@ -43,7 +88,7 @@ class State(ApiModel):
 
     id: str
     type: StateType
-    name: str | None = None
+    name: Name | None = None
     timestamp: Moment
     state_details: StateDetails | None = None
 
@@ -63,22 +108,22 @@ class FlowRun(ApiModel):
     essential = ("state_type",)
 
     id: str
-    name: str | None = None
+    name: Name | None = None
     flow_id: str | None = None
     deployment_id: str | None = None
     work_pool_id: str | None = None
     work_pool_name: str | None = None
     work_queue_id: str | None = None
-    work_queue_name: str | None = None
+    work_queue_name: Name | None = None
     state_type: StateType | None = None
-    state_name: str | None = None
+    state_name: Name | None = None
     state: CurrentState | None = None
     run_count: Whole | None = None
     expected_start_time: Moment | None = None
     next_scheduled_start_time: Moment | None = None
     start_time: Moment | None = None
     end_time: Moment | None = None
-    total_run_time: float | None = None
+    total_run_time: Seconds | None = None
     empirical_policy: FlowRunPolicy | None = None
 
 
@@ -86,8 +131,9 @@ class WorkPool(ApiModel):
     essential = ("name", "status")
 
     id: str
+    # Whole, since the server is asked by it.
     name: str | None = None
-    type: str | None = None
+    type: Name | None = None
     status: Literal["READY", "NOT_READY", "PAUSED"] | None = None
     default_queue_id: str | None = None
 
@@ -96,7 +142,7 @@ class Worker(ApiModel):
     essential = ("status", "last_heartbeat_time")
 
     id: str
-    name: str | None = None
+    name: Name | None = None
     status: Literal["ONLINE", "OFFLINE"] | None = None
     last_heartbeat_time: Moment | None = None
 
@@ -105,7 +151,7 @@ class WorkQueue(ApiModel):
     essential = ("name", "status")
 
     id: str
-    name: str | None = None
+    name: Name | None = None
     priority: Whole | None = None
     concurrency_limit: Whole | None = None
     last_polled: Moment | None = None
@@ -118,13 +164,13 @@ class Deployment(ApiModel):
     essential = ("name", "status")
 
     id: str
-    name: str | None = None
+    name: Name | None = None
     flow_id: str | None = None
     paused: bool | None = None
     status: Literal["READY", "NOT_READY"] | None = None
     work_pool_name: str | None = None
     work_queue_id: str | None = None
-    work_queue_name: str | None = None
+    work_queue_name: Name | None = None
     updated: Moment | None = None
 
 
@@ -132,7 +178,7 @@ class Flow(ApiModel):
     essential = ("name",)
 
     id: str
-    name: str | None = None
+    name: Name | None = None
 
 
 class TaskInput(ApiModel):
@@ -143,11 +189,11 @@ class TaskInput(ApiModel):
 class TaskRunPayload(ApiModel):
     """The task run as its own process saw it when it sent the event. Nulls are left out by the sender."""
 
-    task_key: str | None = None
-    dynamic_key: str | None = None
+    task_key: Name | None = None
+    dynamic_key: Name | None = None
     run_count: Whole | None = None
     expected_start_time: Moment | None = None
-    total_run_time: float | None = None
+    total_run_time: Seconds | None = None
     task_inputs: dict[str, list[TaskInput]] = Field(default_factory=dict)
 
 
@@ -159,7 +205,7 @@ class TaskRun(TaskRunPayload):
     id: str
     flow_run_id: str | None = None
     state_type: StateType | None = None
-    state_name: str | None = None
+    state_name: Name | None = None
     state: CurrentState | None = None
     start_time: Moment | None = None
     end_time: Moment | None = None
@@ -172,7 +218,7 @@ class TaskRun(TaskRunPayload):
 
 class EventState(ApiModel):
     type: StateType | None = None
-    name: str | None = None
+    name: Name | None = None
 
 
 class EventPayload(ApiModel):
@@ -186,137 +232,92 @@ class Event(ApiModel):
     id: str
     event: str
     occurred: Moment
-    resource: Mapping[str, str | None] = Field(default_factory=dict)
-    related: list[Mapping[str, str | None]] = Field(default_factory=list)
+    resource: Labels = Field(default_factory=dict)
+    related: Annotated[list[Labels], BeforeValidator(_first_related)] = Field(default_factory=list)
     payload: EventPayload | None = None
 
 
-class EventPage(ApiModel):
-    """A page of events, the total of the whole query, and where the server thinks that the next page is."""
-
+class EventPageModel(ApiModel):
     events: list[Event]
     total: Whole
     next_page: str | None = None
 
 
-Model = TypeVar("Model", bound=ApiModel)
-Location = tuple[int | str, ...]
-# Deeper down are names that users give, of which there is no end.
-MOST_NAMES = 3
+@dataclass(frozen=True)
+class EventQuery:
+    """What a page of events was asked for by: filters without the times, a span of time, and a number of events."""
+
+    criteria: Mapping[str, Any]
+    since: datetime
+    until: datetime
+    limit: int
+
+
+@dataclass(frozen=True)
+class EventPage:
+    """A page of events, the total of the whole query, and where the server thinks that the next page is.
+
+    `rest` is in its place where the page ends at a time before which the other events are to be asked for anew.
+    """
+
+    events: list[Event]
+    total: int
+    next_page: str | None = None
+    query: EventQuery | None = None
+    rest: datetime | None = None
+
+
 # What a warning shows of fields, of which a damaged answer may have any number, with names of any length.
 MOST_FIELDS = 30
 MOST_FIELD_CHARACTERS = 100
+MOST_REASON_CHARACTERS = 200
+MOST_ID_CHARACTERS = 40
 
 
 class Oddities:
-    """What did not parse in one check run, by kind of object and field, for one warning in all."""
+    """What of the answers of one check run was not taken, for one warning in all.
+
+    Fields that do not parse are counted by kind of object and field. Objects that are left out are named, by ids that
+    are cut, and never by what is in them.
+    """
 
     def __init__(self) -> None:
         self._fields: dict[tuple[str, str], int] = {}
+        self._left_out: dict[tuple[str, str], int] = {}
 
     def note(self, model: type[ApiModel], field: str) -> None:
-        key = (model.__name__, field[:MOST_FIELD_CHARACTERS])
-        if key not in self._fields and len(self._fields) >= MOST_FIELDS:
-            key = ("other", "fields")
-        self._fields[key] = self._fields.get(key, 0) + 1
+        _count(self._fields, (model.__name__, field[:MOST_FIELD_CHARACTERS]))
+
+    def leave_out(self, model: type[ApiModel], why: str, identity: str = "") -> None:
+        """Note an object that cannot be read or evaluated at all."""
+        name = f"{model.__name__} {shortened(identity)}".rstrip()
+        _count(self._left_out, (name, why[:MOST_REASON_CHARACTERS]))
 
     def __bool__(self) -> bool:
+        """Whether there are fields that did not parse."""
         return bool(self._fields)
 
     def __str__(self) -> str:
         return ", ".join(f"{model}.{field} ({count})" for (model, field), count in sorted(self._fields.items()))
 
-
-def read_objects(model: type[Model], body: bytes, oddities: Oddities) -> tuple[list[Model], int]:
-    """Parse a JSON array of objects, and tell how many it held; raises `ValueError` when the body is not an array.
-
-    Raises `RecursionError` for one that is nested without end.
-    """
-    try:
-        objects: list[Model] = _list_of(model).validate_json(body)
-        size = len(objects)
-    except ValidationError:
-        raw = json.loads(body)
-        if not isinstance(raw, list):
-            raise ValueError("not a list") from None
-        objects, size = salvage(model, raw, oddities), len(raw)
-    for field in model.essential:
-        for item in objects:
-            if getattr(item, field) is None:
-                oddities.note(model, field)
-    return objects, size
+    @property
+    def left_out(self) -> str:
+        """The objects that were left out; empty where there are none."""
+        return "; ".join(
+            f"{name}{f' ({count} times)' if count > 1 else ''}: {why}" for (name, why), count in self._left_out.items()
+        )
 
 
-@cache
-def _list_of(model: type[ApiModel]) -> TypeAdapter[Any]:
-    return TypeAdapter(list[model])  # type: ignore[valid-type]
+def _count(kinds: dict[tuple[str, str], int], kind: tuple[str, str]) -> None:
+    if kind not in kinds and len(kinds) >= MOST_FIELDS:
+        kind = ("other", "fields")
+    kinds[kind] = kinds.get(kind, 0) + 1
 
 
-def read_event_page(body: bytes, oddities: Oddities) -> EventPage:
-    """Parse a page of events; raises `ValueError` or `RecursionError` as `read_objects` does."""
-    try:
-        return EventPage.model_validate_json(body)
-    except ValidationError:
-        raw = json.loads(body)
-    if not isinstance(raw, dict) or not isinstance(raw.get("events"), list) or not isinstance(raw.get("total"), int):
-        raise ValueError("not a page of events")
-    next_page = raw.get("next_page")
-    return EventPage(
-        events=salvage(Event, raw["events"], oddities),
-        total=raw["total"],
-        next_page=next_page if isinstance(next_page, str) else None,
-    )
-
-
-def salvage(model: type[Model], raw: list[Any], oddities: Oddities) -> list[Model]:
-    """Parse objects one by one, without the fields that do not parse, and without objects that lack their identity."""
-    parsed = (_salvage_one(model, item, oddities) for item in raw)
-    return [item for item in parsed if item is not None]
-
-
-def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | None:
-    try:
-        item = json.loads(json.dumps(item))
-    except RecursionError:
-        oddities.note(model, "object")
-        return None
-    while isinstance(item, dict):
-        try:
-            return model.model_validate_json(json.dumps(item))
-        except ValidationError as error:
-            problems = [_culprit(problem["type"], problem["loc"]) for problem in error.errors(include_url=False)]
-        # From the back, so that taking one item out of a list does not move those still to be taken out.
-        for location in sorted(set(problems), key=_position, reverse=True):
-            names = [part for part in location if isinstance(part, str)]
-            oddities.note(model, ".".join(names[:MOST_NAMES]) or "identity")
-            if not location or not _take_out(item, location):
-                return None
-    oddities.note(model, "object")
-    return None
-
-
-def _culprit(kind: str, location: Location) -> Location:
-    """What to take out: the value that does not parse, or the object that lacks what it cannot be without."""
-    return location[:-1] if kind == "missing" else location
-
-
-def _position(location: Location) -> list[tuple[bool, int | str]]:
-    """A key that sorts positions in lists as numbers, next to names of fields."""
-    return [(isinstance(part, str), part) for part in location]
-
-
-def _take_out(container: Any, location: Location) -> bool:
-    *path, last = location
-    for part in path:
-        try:
-            container = container[part]
-        except (KeyError, IndexError, TypeError):
-            return False
-    try:
-        del container[last]
-    except (KeyError, IndexError, TypeError):
-        return False
-    return True
+def shortened(identity: str) -> str:
+    """An id, or what somebody sent in place of one, as far as it may be shown."""
+    shown = "".join(character if character.isprintable() else "_" for character in identity[:MOST_ID_CHARACTERS])
+    return f"{shown}..." if len(identity) > MOST_ID_CHARACTERS else shown
 
 
 def utc_text(moment: datetime) -> str:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
+from .answers import read_event_page, read_objects
 from .client import Client
-from .errors import NotPrefect, Rejected, RequestFailed, UnexpectedAnswer
+from .errors import NotPrefect, Rejected, RequestFailed, UnexpectedAnswer, UnreadableAnswer
 from .models import (
     Deployment,
     Event,
     EventPage,
+    EventQuery,
     Flow,
     FlowRun,
     Oddities,
@@ -22,14 +26,19 @@ from .models import (
     Worker,
     WorkPool,
     WorkQueue,
-    read_event_page,
-    read_objects,
     utc_text,
 )
-from .paging import Order, Page, Pager
+from .paging import MOST_OBJECTS, Order, Page, Pager, is_uuid
 
 EVENTS_PAGE_SIZE = 50  # the most that the server gives
 EVENTS_KEPT = timedelta(days=7)
+# As many resources as are asked for the events of at a time.
+MOST_RESOURCES = 100
+# The server takes some 10 ms for each of them.
+DEPLOYMENTS_PAGE_SIZE = 50
+INSTANT = timedelta(microseconds=1)
+# Of an answer that is a number or a short text: what is longer is neither, and does not parse.
+MOST_SCALAR_BYTES = 1000
 
 # Filters and orders are chosen so that the server's database can answer from one index, however many runs it has: on
 # SQLite a filter by state beside one by time makes it walk through all runs of that state.
@@ -42,6 +51,8 @@ NEWEST_TASK: Order[TaskRun] = Order(
     "EXPECTED_START_TIME_DESC", "expected_start_time", lambda run: run.expected_start_time, descending=True
 )
 ENDED_TASK: Order[TaskRun] = Order("END_TIME_DESC", "end_time", lambda run: run.end_time, descending=True)
+Item = TypeVar("Item")
+
 NO_SUBFLOWS = {"subflow_runs": {"exists_": False}}
 
 
@@ -63,20 +74,29 @@ class PrefectApi:
         return self._pager.oddities
 
     @property
+    def oddities(self) -> Oddities:
+        """What of the answers of this check run was not taken."""
+        return self._pager.oddities
+
+    @property
     def has_answered(self) -> bool:
         """Whether there was an answer in this check run."""
         return self._client.has_answered
 
     def seconds_left(self) -> float:
-        """What is left of the check run's time."""
+        """What is left of the check run's time, or of the share of it that is being used."""
         return self._client.seconds_left()
+
+    def share(self, fraction: float) -> AbstractContextManager[None]:
+        """Leave no more than this fraction of the time that is left to what is asked for meanwhile."""
+        return self._client.time.share(fraction)
 
     def now(self) -> datetime:
         """The server's clock."""
         return self._client.clock.now()
 
     def is_healthy(self) -> bool:
-        return self._client.get("/health", json.loads) is True
+        return self._client.get("/health", _read_scalar) is True
 
     def is_ready(self) -> bool:
         return 200 <= self._client.status_of("/ready").status < 300
@@ -105,7 +125,7 @@ class PrefectApi:
         return self._pager.by_offset(WorkQueue, "/work_queues/filter", {})
 
     def work_queues_by_id(self, ids: Collection[str]) -> list[WorkQueue]:
-        return self._pager.by_ids(WorkQueue, "/work_queues/filter", "work_queues", ids)
+        return list(self._pager.by_ids(WorkQueue, "/work_queues/filter", "work_queues", ids))
 
     def deployments(self, sort: str, offset: int, at_most: int) -> Page[Deployment]:
         """A page of deployments; they take the server longer than anything else, some 10 ms each."""
@@ -116,10 +136,11 @@ class PrefectApi:
         criteria = {} if ids is None else {"deployments": {"id": {"any_": sorted(ids)}}}
         return self._count("/deployments/count", criteria)
 
-    def deployments_by_id(self, ids: Collection[str]) -> list[Deployment]:
-        return self._pager.by_ids(Deployment, "/deployments/filter", "deployments", ids)
+    def deployments_by_id(self, ids: Collection[str]) -> Iterator[Deployment]:
+        """The deployments of these ids that exist, read page by page; so do all methods `…_by_id`."""
+        return self._pager.by_ids(Deployment, "/deployments/filter", "deployments", ids, DEPLOYMENTS_PAGE_SIZE)
 
-    def flows_by_id(self, ids: Collection[str]) -> list[Flow]:
+    def flows_by_id(self, ids: Collection[str]) -> Iterator[Flow]:
         return self._pager.by_ids(Flow, "/flows/filter", "flows", ids)
 
     def active_flow_runs(self, types: Collection[str]) -> list[FlowRun]:
@@ -169,7 +190,7 @@ class PrefectApi:
         return {"deployment_id": of, "next_scheduled_start_time": {"after_": utc_text(after)}}
 
     def _flow_runs(self, criteria: Mapping[str, Any], order: Order[FlowRun]) -> list[FlowRun]:
-        return [run for page in self._pages(criteria, order) for run in page]
+        return _all(self._pages(criteria, order))
 
     def _pages(self, criteria: Mapping[str, Any], order: Order[FlowRun]) -> Iterator[list[FlowRun]]:
         return self._pager.by_time(FlowRun, "/flow_runs/filter", "flow_runs", criteria, order, excludes_ids=True)
@@ -177,7 +198,7 @@ class PrefectApi:
     def _count(self, path: str, body: Mapping[str, Any]) -> int:
         return self._client.post(path, _read_count, body)
 
-    def flow_runs_by_id(self, ids: Collection[str]) -> list[FlowRun]:
+    def flow_runs_by_id(self, ids: Collection[str]) -> Iterator[FlowRun]:
         return self._pager.by_ids(FlowRun, "/flow_runs/filter", "flow_runs", ids)
 
     def flow_run_history(self, run_id: str) -> list[State]:
@@ -189,6 +210,8 @@ class PrefectApi:
         return self._history("/task_run_states/", {"task_run_id": run_id})
 
     def _history(self, path: str, params: Mapping[str, str]) -> list[State]:
+        if not all(is_uuid(identity) for identity in params.values()):
+            return []
         states, _ = self._client.get(path, lambda body: read_objects(State, body, self._pager.oddities), params=params)
         return sorted(states, key=lambda state: state.timestamp)
 
@@ -208,8 +231,7 @@ class PrefectApi:
 
     def ended_task_runs(self, since: datetime) -> list[TaskRun]:
         """Raises `Rejected` with status 422 on servers before 3.6.22, which cannot be asked for it."""
-        pages = self._task_pages({"end_time": {"after_": utc_text(since)}}, ENDED_TASK)
-        return [run for page in pages for run in page]
+        return _all(self._task_pages({"end_time": {"after_": utc_text(since)}}, ENDED_TASK))
 
     def count_ended_task_runs(self, since: datetime, until: datetime) -> int:
         """How many task runs ended between these times; likewise."""
@@ -223,7 +245,7 @@ class PrefectApi:
             "end_time": {"is_null_": True},
             "expected_start_time": {"after_": utc_text(created_since)},
         }
-        return [run for page in self._task_pages(criteria, NEWEST_TASK) for run in page]
+        return _all(self._task_pages(criteria, NEWEST_TASK))
 
     def _task_pages(self, criteria: Mapping[str, Any], order: Order[TaskRun]) -> Iterator[list[TaskRun]]:
         return self._pager.by_time(
@@ -237,62 +259,129 @@ class PrefectApi:
         created = {name: utc_text(moment) for name, moment in bounds.items() if moment is not None}
         return {**criteria, "expected_start_time": created} if created else criteria
 
-    def task_runs_by_id(self, ids: Collection[str]) -> list[TaskRun]:
+    def task_runs_by_id(self, ids: Collection[str]) -> Iterator[TaskRun]:
         return self._pager.by_ids(TaskRun, "/task_runs/filter", "task_runs", ids)
 
     def events(self, criteria: Mapping[str, Any], since: datetime, until: datetime, limit: int) -> EventPage:
-        """The newest `limit` events of a span of time, both ends included, and their total."""
-        occurred = {"since": utc_text(since), "until": utc_text(until)}
-        body = {"filter": {**criteria, "occurred": occurred, "order": "DESC"}, "limit": limit}
-        return self._client.post("/events/filter", self._read_events, body)
+        """The newest `limit` events of a span of time, both ends included, and their total.
+
+        They may be fewer where so many are too large to be read at once; one that is too large alone is there without
+        what it tells.
+        """
+        while True:
+            occurred = {"since": utc_text(since), "until": utc_text(until)}
+            body = {"filter": {**criteria, "occurred": occurred, "order": "DESC"}, "limit": limit}
+            try:
+                page = self._client.post("/events/filter", self._read_events, body)
+                return replace(page, query=EventQuery(criteria, since, until, limit))
+            except UnreadableAnswer as error:
+                if limit == 0:
+                    raise
+                cause = str(error)
+            if limit == 1:
+                return self._without_newest(criteria, since, until, cause)
+            limit //= 2
 
     def next_events(self, page: EventPage) -> EventPage | None:
-        """The page after this one, or None. Of the server's own link only the token is used: its host is a guess."""
+        """The page after this one, or None. Of the server's own link only the token is used: its host is a guess.
+
+        Where it is too large, the events follow in smaller pages, the last one once more.
+        """
+        query = page.query
+        if query is not None and page.rest is not None:
+            return (
+                self.events(query.criteria, query.since, page.rest, EVENTS_PAGE_SIZE)
+                if page.rest >= query.since
+                else None
+            )
         try:
             token = parse_qs(urlsplit(page.next_page or "").query).get("page-token")
         except ValueError:
             raise RequestFailed("GET /events/filter/next", "the link to it is no URL") from None
         if not token:
             return None
-        following = self._client.get("/events/filter/next", self._read_events, params={"page-token": token[0]})
+        try:
+            following = self._client.get("/events/filter/next", self._read_events, params={"page-token": token[0]})
+        except UnreadableAnswer:
+            if query is None or not page.events:
+                raise
+            until = min(event.occurred for event in page.events)
+            return self.events(query.criteria, query.since, until, max(1, query.limit // 2))
         if following.next_page == page.next_page:
             raise RequestFailed("GET /events/filter/next", "its link leads back to itself")
-        return following
+        return replace(following, query=query)
+
+    def _without_newest(self, criteria: Mapping[str, Any], since: datetime, until: datetime, cause: str) -> EventPage:
+        """A page with an event in the place of the newest of a span, of which nothing but its time can be found out."""
+
+        def total(first: datetime) -> int:
+            return self.events(criteria, first, until, 0).total
+
+        count = total(since)
+        earliest, latest = since, until
+        while earliest < latest:
+            middle = latest - (latest - earliest) // 2
+            if total(middle):
+                earliest = middle
+            else:
+                latest = middle - INSTANT
+        self._pager.oddities.leave_out(Event, cause)
+        event = Event(id=f"unreadable at {utc_text(earliest)}", event="", occurred=earliest)
+        query = EventQuery(criteria, since, until, 1)
+        return EventPage([event] if count else [], count, None, query, rest=earliest - INSTANT)
 
     def events_of(self, resource_ids: Collection[str]) -> list[Event]:
         """All events that the server still keeps of these resources, such as `prefect.flow-run.<id>`."""
-        page: EventPage | None = self.events(
-            {"resource": {"id": sorted(resource_ids)}},
-            since=self.now() - EVENTS_KEPT,
-            until=self.now() + EVENTS_KEPT,
-            limit=EVENTS_PAGE_SIZE,
-        )
         events: dict[str, Event] = {}
-        while page is not None:
-            known = len(events)
-            events.update((event.id, event) for event in page.events)
-            if page.next_page and len(events) == known:
-                raise RequestFailed("GET /events/filter/next", "its pages bring nothing new")
-            page = self.next_events(page)
+        wanted = sorted(resource_ids)
+        for position in range(0, len(wanted), MOST_RESOURCES):
+            page: EventPage | None = self.events(
+                {"resource": {"id": wanted[position : position + MOST_RESOURCES]}},
+                since=self.now() - EVENTS_KEPT,
+                until=self.now() + EVENTS_KEPT,
+                limit=EVENTS_PAGE_SIZE,
+            )
+            while page is not None:
+                known = len(events)
+                events.update((event.id, event) for event in page.events)
+                if page.next_page and len(events) == known:
+                    raise RequestFailed("GET /events/filter/next", "its pages bring nothing new")
+                if len(events) > MOST_OBJECTS:
+                    raise RequestFailed("POST /events/filter", f"there are more than {MOST_OBJECTS} events")
+                page = self.next_events(page)
         return list(events.values())
 
     def _read_events(self, body: bytes) -> EventPage:
         return read_event_page(body, self._pager.oddities)
 
 
+def _all(pages: Iterator[list[Item]]) -> list[Item]:
+    """All objects of some pages. Raises `RequestFailed` where they are more than may be kept in memory."""
+    found: list[Item] = []
+    for page in pages:
+        found += page
+        if len(found) > MOST_OBJECTS:
+            raise RequestFailed("reading page by page", f"there are more than {MOST_OBJECTS} objects")
+    return found
+
+
 def _heartbeat_after(moment: datetime) -> dict[str, Any]:
     return {"workers": {"last_heartbeat_time": {"after_": utc_text(moment)}}}
 
 
+def _read_scalar(body: bytes) -> Any:
+    return json.loads(body[:MOST_SCALAR_BYTES])
+
+
 def _read_count(body: bytes) -> int:
-    number = json.loads(body)
+    number = _read_scalar(body)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise ValueError("not a number of objects")
     return number
 
 
 def _read_text(body: bytes) -> str:
-    text = json.loads(body)
+    text = _read_scalar(body)
     if not isinstance(text, str):
         raise ValueError("not a string")
     return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Collector, Context
+from .base import Collector, Context, FeedCollector
 from .deployments import Deployments
 from .events import Events
 from .flow_runs import FlowRunStates, FlowRunTransitions, ScheduledFlowRuns
@@ -26,4 +26,4 @@ COLLECTORS: tuple[type[Collector], ...] = (
     ScheduledFlowRuns,
 )
 
-__all__ = ["COLLECTORS", "Collector", "Context", "Events", "Server"]
+__all__ = ["COLLECTORS", "Collector", "Context", "Events", "FeedCollector", "Server"]

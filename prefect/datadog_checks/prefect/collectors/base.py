@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
-from datadog_checks.prefect.api.errors import OutOfTime
-from datadog_checks.prefect.api.models import Event
+from datadog_checks.prefect.api.errors import ApiError, OutOfTime
+from datadog_checks.prefect.api.models import ApiModel, Event
+from datadog_checks.prefect.api.paging import is_uuid
 from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.deployment_watch import DeploymentWatch
-from datadog_checks.prefect.event_feed import EventFeed, Reach, Reading, aware_moment
+from datadog_checks.prefect.event_feed import MOST_READ_AT_ONCE, EventFeed, Reach, Reading, aware_moment
 from datadog_checks.prefect.event_gate import EventGate, Mark
 from datadog_checks.prefect.inventory import Inventory
 from datadog_checks.prefect.ledger import Ledger
@@ -26,7 +28,10 @@ from datadog_checks.prefect.transitions import Transition, transition_of
 
 @dataclass(frozen=True)
 class Context:
-    """What collectors share. `warn` puts a line into the check's status."""
+    """What collectors share.
+
+    `warn` puts a line into the check's status; `log_unforeseen` logs where an error of no known kind came from, once.
+    """
 
     api: PrefectApi
     settings: Settings
@@ -37,6 +42,22 @@ class Context:
     gate: EventGate
     store: StateStore
     warn: Callable[[str], None]
+    log_unforeseen: Callable[[Exception], None]
+
+    @contextmanager
+    def leaving_out(self, model: type[ApiModel], identity: str) -> Iterator[None]:
+        """Leave an object out for good that cannot be evaluated, instead of all that is beside it.
+
+        Errors of requests are not the object's, and are passed on.
+        """
+        try:
+            yield
+        except ApiError:
+            raise
+        except Exception as error:  # whoever wrote the object, no code foresaw it
+            self.log_unforeseen(error)
+            # What it says may be what is in the object.
+            self.api.oddities.leave_out(model, f"it cannot be evaluated ({type(error).__name__})", identity)
 
     def now(self) -> datetime:
         """The server's clock."""
@@ -52,6 +73,8 @@ class Collector(ABC):
 
     subject: ClassVar[str]
     owned: ClassVar[tuple[str, ...]]
+    # What was found and not taken, of a collector that can go on with it in the same check run.
+    behind = 0
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -59,6 +82,10 @@ class Collector(ABC):
     @abstractmethod
     def collect(self, sheet: Sheet) -> None:
         """Put what is to be submitted on the sheet. Raises `ApiError`; then nothing of the sheet is submitted."""
+
+    def go_on(self, sheet: Sheet) -> None:
+        """Collect more of what the collector is `behind` with. Raises as `collect` does."""
+        self.collect(sheet)
 
     def commit(self) -> None:  # noqa: B027 - most collectors have nothing to remember
         """Remember what was submitted, so that it is not collected again."""
@@ -77,15 +104,23 @@ class FeedCollector(Collector):
         self._next_mark: Mark | None = None
         # Whether nothing has happened since.
         self.is_quiet = False
+        # As many events as there is time for, as far as that is known.
+        self._at_once = MOST_READ_AT_ONCE
         try:
             self.restore(context.store.load(self.document()))
-        except (ValueError, KeyError):
-            context.store.report_unreadable(self.document())
+        except Exception as error:  # whatever is in the file
+            reason = error if type(error) is ValueError else "It is damaged, or of another version of this check."
+            context.store.report_unreadable(self.document(), reason)
             self.restore(None)
 
+    @classmethod
     @abstractmethod
+    def document_of(cls, settings: Settings) -> str:
+        """The name of the stored state of an instance with these settings."""
+
     def document(self) -> str:
         """The name of its stored state."""
+        return self.document_of(self.context.settings)
 
     @abstractmethod
     def criteria(self) -> dict[str, Any]:
@@ -106,23 +141,28 @@ class FeedCollector(Collector):
         mark = self.context.gate.mark() if self.watches() else None
         self.is_quiet = mark is not None and mark == self._mark
         reading = self._feed.read(self.context.settings.interval, self.is_quiet)
+        events = reading.events[: self._at_once]
         self.put_off.clear()
-        taken = self.take(sheet, reading.events)
-        self._taken = [event for event in reading.events[:taken] if event.id not in self.put_off]
-        behind = reading.behind + len(reading.events) - taken
-        self._next_mark = None if behind or self.put_off else mark
-        if behind or reading.events:
+        try:
+            taken = self.take(sheet, events)
+        except OutOfTime:
+            self._at_once = max(1, len(events) // 4)
+            raise
+        if taken == len(events):
+            self._at_once = min(2 * self._at_once, MOST_READ_AT_ONCE)
+        self._taken = [event for event in events[:taken] if event.id not in self.put_off]
+        self.behind = reading.behind + len(reading.events) - taken
+        self._next_mark = None if self.behind or self.put_off else mark
+        if self.behind or reading.events:
             self.context.gate.note_news()
-        self._report(reading, behind)
+        self._report(reading)
 
-    def _report(self, reading: Reading, behind: int) -> None:
+    def _report(self, reading: Reading) -> None:
         if reading.lost:
             since, until = (moment.isoformat(timespec="seconds") for moment in reading.lost)
             self.context.warn(
                 f"{self.subject} from {since} to {until} are lost: they are longer ago than `max_catch_up_seconds`"
             )
-        if behind:
-            self.context.warn(f"{self.subject}: {behind} events are left for the next check runs")
         if reading.too_late:
             self.context.warn(
                 f"{self.subject}: {reading.too_late} events became visible later than `event_lookback_seconds` after"
@@ -189,6 +229,9 @@ class TransitionCollector(FeedCollector):
         """The transition and its key, made out once in a check run."""
         if event.id not in self._told:
             transition = transition_of(event)
+            if transition and not is_uuid(transition.run_id):
+                self.context.api.oddities.leave_out(Event, "what it is about has no UUID", event.id)
+                transition = None
             self._told[event.id] = transition, self._key(transition, transition.at) if transition else event.id
         return self._told[event.id]
 
@@ -211,10 +254,14 @@ class TransitionCollector(FeedCollector):
     def _key(self, transition: Transition, at: datetime) -> str:
         return f"{self.identity(transition)} {transition.phase} {at.timestamp():.6f}"
 
-    def collect(self, sheet: Sheet) -> None:
+    def go_on(self, sheet: Sheet) -> None:
+        """Take more events; the objects have been looked at in this check run."""
         self._told.clear()
         self._ledger.begin()
         super().collect(sheet)
+
+    def collect(self, sheet: Sheet) -> None:
+        self.go_on(sheet)
         since, through = self._feed.window_start, self._objects_through
         self._objects_read_at = self.context.now()
         # Since the server's clock was set back, runs may have ended at times that were looked at before.
@@ -222,9 +269,9 @@ class TransitionCollector(FeedCollector):
             since = max(since, through - self.overlap)
         try:
             has_read_all = self.take_objects(sheet, since)
-        except OutOfTime as error:
+        except ApiError as error:
             has_read_all = False
-            self.context.warn(f"{self.subject}: {error}")
+            self.context.warn(f"{self.subject}, as far as runs tell of them: {error}")
         if not has_read_all:
             # What the events told is complete; the objects are looked at again next time, from where they stood.
             self._objects_read_at = through

@@ -10,6 +10,7 @@ from datadog_checks.prefect.api.models import Deployment, Event, WorkPool, WorkQ
 from datadog_checks.prefect.datadog_events import datadog_event
 from datadog_checks.prefect.event_gate import READINESS
 from datadog_checks.prefect.scopes import Tags, related_by_role, resource_kind_and_id, task_run_tags
+from datadog_checks.prefect.settings import Settings
 from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.transitions import transition_of
 
@@ -22,9 +23,10 @@ class Events(FeedCollector):
     subject = "events"
     owned = ()
 
-    def document(self) -> str:
+    @classmethod
+    def document_of(cls, settings: Settings) -> str:
         # Another selection is another feed: what it newly takes must not be looked for in the past.
-        names = json.dumps(self.context.settings.filters.events.patterns())
+        names = json.dumps(settings.filters.events.patterns())
         return "events_" + hashlib.sha256(names.encode()).hexdigest()[:8]
 
     def criteria(self) -> dict[str, Any]:
@@ -41,9 +43,10 @@ class Events(FeedCollector):
         run_ids = {run_id for event in wanted if (run_id := flow_run_id_of(event))}
         self.context.inventory.scopes_by_run_id(run_ids)
         for event in wanted:
-            tags = self._tags(event)
-            if tags is not None:
-                sheet.events.append(datadog_event(event, tags, self.context.settings.ui_url))
+            with self.context.leaving_out(Event, event.id):
+                tags = self._tags(event)
+                if tags is not None:
+                    sheet.events.append(datadog_event(event, tags, self.context.settings.ui_url))
         return len(events)
 
     def _selects(self, event: Event) -> bool:

@@ -6,10 +6,11 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
-from datadog_checks.prefect.api.errors import OutOfTime
+from datadog_checks.prefect.api.errors import OutOfTime, RequestFailed
 from datadog_checks.prefect.api.models import Event, FlowRun, State
 from datadog_checks.prefect.planned_runs import PlannedRuns
 from datadog_checks.prefect.scopes import Scope, Tags
+from datadog_checks.prefect.settings import Settings
 from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.transitions import (
     Transition,
@@ -21,6 +22,9 @@ from datadog_checks.prefect.transitions import (
 )
 
 from .base import Collector, Context, TransitionCollector
+
+# So often a run's history is asked for before its transitions are counted without it.
+MOST_TRIES = 4
 
 STATE_GAUGES = {"PENDING": "flow_runs.pending", "RUNNING": "flow_runs.running", "PAUSED": "flow_runs.paused"}
 
@@ -98,8 +102,11 @@ class FlowRunTransitions(TransitionCollector):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._histories: dict[str, list[State]] = {}
+        # How often the history that an event needs could not be read.
+        self._tries: Counter[str] = Counter()
 
-    def document(self) -> str:
+    @classmethod
+    def document_of(cls, settings: Settings) -> str:
         return "flow_runs"
 
     def criteria(self) -> dict[str, Any]:
@@ -122,27 +129,39 @@ class FlowRunTransitions(TransitionCollector):
         for number, (event, transition) in enumerate(zip(events, transitions, strict=True)):
             if transition is None or not transition.matters:
                 continue
-            run = runs.get(transition.run_id)
-            scope = self.context.inventory.scope_told_by(event.related, transition.run_id)
-            if scope is None:
-                continue
             try:
-                self._count(sheet, transition, run, scope)
+                with self.context.leaving_out(Event, event.id):
+                    self._take(sheet, event, transition, runs.get(transition.run_id))
             except OutOfTime:
                 if number == 0:
                     raise
                 return number
+        self._tries = Counter({event_id: self._tries[event_id] for event_id in self.put_off})
         return len(events)
+
+    def _take(self, sheet: Sheet, event: Event, transition: Transition, run: FlowRun | None) -> None:
+        scope = self.context.inventory.scope_told_by(event.related, transition.run_id)
+        if scope is None:
+            return
+        try:
+            self._count(sheet, transition, run, scope)
+        except RequestFailed as error:
+            # It is the history of this run that cannot be had; the next check run tries again.
+            self._tries[event.id] += 1
+            if self._tries[event.id] < MOST_TRIES:
+                self.put_off.add(event.id)
+                return
+            self.context.api.oddities.leave_out(State, str(error), transition.run_id)
+            self._add_outcome(sheet, transition, run, scope, [])
 
     def take_objects(self, sheet: Sheet, since: datetime) -> bool:
         ended, active = self.context.board.ended(since), self.context.board.active()
         scopes = self.context.inventory.run_scopes([*ended, *active])
-        for run in ended:
-            if scope := scopes[run.id]:
-                self._count_end(sheet, run, scope)
-        for run in active:
-            if scope := scopes[run.id]:
-                self._count_starts(sheet, run, scope)
+        for count, runs in ((self._count_end, ended), (self._count_starts, active)):
+            for run in runs:
+                if scope := scopes[run.id]:
+                    with self.context.leaving_out(FlowRun, run.id):
+                        count(sheet, run, scope)
         return True
 
     def _count_end(self, sheet: Sheet, run: FlowRun, scope: Scope) -> None:

@@ -11,6 +11,7 @@ from datadog_checks.prefect.api.models import TERMINAL, Event, TaskRun
 from datadog_checks.prefect.event_feed import INSTANT
 from datadog_checks.prefect.inventory import Recent
 from datadog_checks.prefect.scopes import Scope, task_run_tags
+from datadog_checks.prefect.settings import Settings
 from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.transitions import (
     Transition,
@@ -31,6 +32,8 @@ STATE_GAUGES = {"PENDING": "task_runs.pending", "RUNNING": "task_runs.running", 
 # time to write down those whose events it shows, which a busy one does later; the overlap of looks is longer.
 MANY = 100
 SETTLED_AFTER = timedelta(seconds=30)
+# A page of them.
+UPSTREAM_AT_ONCE = 200
 # Where nothing runs, ended task runs whose events were lost are looked for only in one of so many check runs.
 IDLE_RUNS_BETWEEN = 8
 
@@ -85,7 +88,8 @@ class TaskRunTransitions(TransitionCollector):
         self._idle_runs = -1
         self._first_starts: Recent[str, datetime] = Recent()
 
-    def document(self) -> str:
+    @classmethod
+    def document_of(cls, settings: Settings) -> str:
         return "task_runs"
 
     def criteria(self) -> dict[str, Any]:
@@ -107,11 +111,12 @@ class TaskRunTransitions(TransitionCollector):
             elif starts_task(change):
                 self._started.put(change.run_id, None)
         for event, transition in told:
-            scope = self.context.inventory.scope_told_by(event.related, transition.flow_run_id)
-            if self._is_too_early(transition, ends):
-                self.put_off.add(event.id)
-            else:
-                self._count(sheet, transition, scope, ends)
+            with self.context.leaving_out(Event, event.id):
+                scope = self.context.inventory.scope_told_by(event.related, transition.flow_run_id)
+                if self._is_too_early(transition, ends):
+                    self.put_off.add(event.id)
+                else:
+                    self._count(sheet, transition, scope, ends)
         return len(events)
 
     def take_objects(self, sheet: Sheet, since: datetime) -> bool:
@@ -131,8 +136,9 @@ class TaskRunTransitions(TransitionCollector):
         scopes = self._scopes(transitions)
         ends = self._upstream_ends(transitions)
         for transition in transitions:
-            if not self._is_too_early(transition, ends):
-                self._count(sheet, transition, scopes.get(transition.flow_run_id or "", Scope()), ends)
+            with self.context.leaving_out(TaskRun, transition.run_id):
+                if not self._is_too_early(transition, ends):
+                    self._count(sheet, transition, scopes.get(transition.flow_run_id or "", Scope()), ends)
         return True
 
     def _is_too_early(self, transition: Transition, ends: Mapping[str, datetime]) -> bool:
@@ -161,10 +167,10 @@ class TaskRunTransitions(TransitionCollector):
         return self._first_starts[task_run_id]
 
     def _ended(self, since: datetime) -> list[TaskRun]:
+        self._ends = {identity: at for identity, at in self._ends.items() if at >= since}
         if not self._objects_tell_ends:
             return []
         now = self.context.now()
-        self._ends = {identity: at for identity, at in self._ends.items() if at >= since}
         settled = now - SETTLED_AFTER
         known = sum(at <= settled for at in self._ends.values())
         try:
@@ -203,14 +209,27 @@ class TaskRunTransitions(TransitionCollector):
         """When the upstream task runs of those that start ended, by their ids."""
         upstream = {identity for change in transitions if starts_task(change) for identity in upstream_ids(change)}
         ends = ends_of(transitions)
-        objects = self.context.api.task_runs_by_id(missing) if (missing := upstream - ends.keys()) else []
-        ends.update((run.id, run.end_time) for run in objects if run.end_time)
-        if missing := upstream - ends.keys():
+        missing = sorted(upstream - ends.keys())
+        # One that ended without having run has no end time, and its event may still be on the way.
+        entered: dict[str, datetime] = {}
+        stop_at = self.context.api.seconds_left() / 2
+        for position in range(0, len(missing), UPSTREAM_AT_ONCE):
+            # A task run may name any number of others, known or not.
+            if self.context.api.seconds_left() < stop_at:
+                break
+            self._read_upstream(missing[position : position + UPSTREAM_AT_ONCE], ends, entered)
+        return entered | ends
+
+    def _read_upstream(self, ids: Collection[str], ends: dict[str, datetime], entered: dict[str, datetime]) -> None:
+        for run in self.context.api.task_runs_by_id(ids):
+            if run.end_time:
+                ends[run.id] = run.end_time
+            if run.entered_terminal_at:
+                entered[run.id] = run.entered_terminal_at
+        if missing := set(ids) - ends.keys():
             # The server records a task run's end apart from the event, and later where it is busy.
             events = self.context.api.events_of([f"prefect.task-run.{identity}" for identity in missing])
             ends.update(ends_of(transition for event in events if (transition := transition_of(event))))
-        # One that ended without having run has no end time, and its event may still be on the way.
-        return {run.id: run.entered_terminal_at for run in objects if run.entered_terminal_at} | ends
 
 
 def counts(transition: Transition) -> bool:

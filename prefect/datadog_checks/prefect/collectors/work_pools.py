@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from datadog_checks.prefect.api.client import WORTH_RETRYING
+from datadog_checks.prefect.api.errors import Rejected
 from datadog_checks.prefect.api.models import Worker, WorkPool
 from datadog_checks.prefect.inventory import pool_tags
 from datadog_checks.prefect.scopes import tag_set
@@ -47,11 +49,24 @@ class Workers(Collector):
         alive_since = self.context.now() - self.context.settings.worker_stale_after
         named = [(pool, pool.name) for pool in self.context.inventory.pools() if pool.name is not None]
 
-        def workers_of(pool: tuple[WorkPool, str]) -> list[Worker]:
-            return self.context.api.workers(pool[1], alive_since)
+        def workers_of(pool: tuple[WorkPool, str]) -> list[Worker] | Rejected:
+            try:
+                return self.context.api.workers(pool[1], alive_since)
+            except Rejected as refusal:
+                if refusal.status in WORTH_RETRYING:
+                    raise
+                # It is this pool's matter, such as of one that is called "..", whose workers cannot be asked for.
+                return refusal
 
         with ThreadPoolExecutor(SIDE_BY_SIDE, "prefect-workers") as executor:
-            for (pool, _), workers in zip(named, executor.map(workers_of, named), strict=True):
+            found = list(zip(named, executor.map(workers_of, named), strict=True))
+        refusals = [workers for _, workers in found if isinstance(workers, Rejected)]
+        if refusals and len(refusals) == len(found):
+            raise refusals[0]
+        for (pool, _), workers in found:
+            if isinstance(workers, Rejected):
+                self.context.api.oddities.leave_out(WorkPool, f"its workers: {workers}", pool.id)
+            else:
                 self._collect_pool(sheet, pool, workers)
 
     def _collect_pool(self, sheet: Sheet, pool: WorkPool, workers: list[Worker]) -> None:

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
-from datadog_checks.prefect.credentials import authorizing_options
+from datadog_checks.prefect.credentials import authorizing_options, token_handler
 
 # A century: more is a slip, and overflows what times are kept in.
 MOST_SECONDS = 100 * 365 * 86400.0
+# As much as Datadog shows of a tag, its key included.
+MOST_NAME_CHARACTERS = 180
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 PATTERN_OPTIONS = ("work_pool_names", "work_queue_names", "deployment_names", "event_names")
 
 
@@ -50,8 +53,17 @@ def instance_api_key(value: Any, field: Any) -> Any:
     return value
 
 
+def instance_server_name(value: Any, field: Any) -> Any:
+    if not isinstance(value, str):
+        return value  # the model says what is wrong with it
+    if not value or not value.isprintable() or value != value.strip() or len(value) > MOST_NAME_CHARACTERS:
+        raise ValueError(f"it takes a name on one line, of at most {MOST_NAME_CHARACTERS} characters, such as prod")
+    return value
+
+
 def check_instance(model: Any) -> Any:
     _check_credentials(model)
+    _check_auth_token(model.auth_token)
     for option in ("late_start_grace_seconds", "worker_stale_after_seconds"):
         seconds = getattr(model, option)
         if seconds is not None and not seconds <= MOST_SECONDS:
@@ -77,6 +89,20 @@ def _check_credentials(model: Any) -> None:
         raise ValueError("`username` and `password` go together: one of them is missing")
     if "username" in options and model.use_legacy_auth_encoding and not _is_latin(model.username + model.password):
         raise ValueError("`username` or `password` has letters that want `use_legacy_auth_encoding: false`")
+
+
+def _check_auth_token(auth_token: Any) -> None:
+    if auth_token is None:
+        return
+    try:
+        token_handler({"reader": auth_token.reader, "writer": auth_token.writer})
+    except Exception as error:  # ConfigurationError, ValueError, or that of a regular expression
+        raise ValueError(f"`auth_token`: {error}") from None
+    if not HEADER_NAME.fullmatch(auth_token.writer["name"]):
+        raise ValueError("`auth_token`: the `name` setting of its writer is not the name of a header")
+    value = auth_token.writer.get("value", "")
+    if not value.isprintable() or not _is_latin(value):
+        raise ValueError("`auth_token`: the `value` setting of its writer cannot be sent as a header")
 
 
 def _check_timeouts(model: Any, options: Iterable[str]) -> Any:
