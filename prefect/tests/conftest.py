@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .lab.agent import Agent, forget_everything
+from .lab.agent import Agent, CheckedAgent, forget_everything
 from .lab.prefect_api import PrefectApi
 from .lab.server import FAST_EVENTS, PrefectServer
 
@@ -43,11 +43,20 @@ def agent(clean_agent: None, request: pytest.FixtureRequest) -> AgentFactory:
 
     With a `prefect_url` of one's own, no server is started.
     """
+    return _factory(CheckedAgent, request)
 
+
+@pytest.fixture
+def agent_with_server_tag(clean_agent: None, request: pytest.FixtureRequest) -> AgentFactory:
+    """The same, for those who look at the tag `prefect_server`."""
+    return _factory(Agent, request)
+
+
+def _factory(agent_class: type[Agent], request: pytest.FixtureRequest) -> AgentFactory:
     def make(init_config: dict[str, Any] | None = None, **instance: Any) -> Agent:
         if "prefect_url" not in instance:
             instance["prefect_url"] = request.getfixturevalue("server").api_url
         # the loopback interface is not behind a proxy, whatever the environment says
-        return Agent({"skip_proxy": True, **instance}, init_config)
+        return agent_class({"skip_proxy": True, **instance}, init_config)
 
     return make

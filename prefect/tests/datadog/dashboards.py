@@ -30,7 +30,7 @@ from .series import Recording
 Json: TypeAlias = dict[str, Any]
 
 # What the Agent and the instance put on every series.
-TAGS_OF_ALL = frozenset({"host", "service"})
+TAGS_OF_ALL = frozenset({"host", "prefect_server", "service"})
 TAGS_OF: dict[str, frozenset[str]] = {
     name: TAGS_OF_ALL | frozenset(metric.tags.split(", ") if metric.tags else ())
     for metric in METRICS

@@ -31,7 +31,7 @@ def assert_sees(agent: Agent, pool_id: str) -> None:
 
 def csrf_client_of(agent: Agent) -> str:
     assert isinstance(agent.check, PrefectCheck)
-    return agent.check._api._client._csrf_client
+    return agent.check._api._client._csrf._client
 
 
 def test_csrf_protection_needs_no_option_and_a_token_that_is_refused_is_renewed(

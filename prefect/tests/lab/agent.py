@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datadog_checks.base import AgentCheck, stubs
@@ -134,6 +134,25 @@ class Agent:
         # The Agent's sender appends the service itself; a check that submits it would have it twice.
         service = self._instance.get("service") or self._init_config.get("service")
         return [f"service:{service}"] if service else []
+
+
+class CheckedAgent(Agent):
+    """An Agent for comparisons of whole tag sets: all that is submitted must have one tag `prefect_server`.
+
+    It is taken out, so that each test compares what it is about.
+    """
+
+    def run(self) -> CheckRunResult:
+        result = super().run()
+        series = [replace(found, tags=frozenset(_without_server(found.tags))) for found in result.series]
+        events = [{**event, "tags": _without_server(event["tags"])} for event in result.events]
+        return replace(result, series=series, events=events)
+
+
+def _without_server(tags: Collection[str]) -> list[str]:
+    others = [tag for tag in tags if not tag.startswith("prefect_server:")]
+    assert len(others) + 1 == len(tags), f"not one tag prefect_server: {sorted(tags)}"
+    return others
 
 
 def forget_everything() -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .agent import Agent, CheckRunResult, forget_everything
+from .agent import CheckedAgent, CheckRunResult, forget_everything
 from .errors import LabError
 from .faults import Fault, FaultProxy
 from .late_events import LateEvents
+from .poison import is_about, is_canonical
 from .prefect_api import PrefectApi
 from .server import FAST_EVENTS, PrefectServer
 from .totals import Totals, missing, totals_of
@@ -55,6 +56,7 @@ class Outcome:
     lost: list[str]
     twice: list[str]
     seconds: float
+    poison_ids: frozenset[str]
 
     @property
     def is_exact(self) -> bool:
@@ -62,11 +64,12 @@ class Outcome:
 
     @property
     def complaints(self) -> list[str]:
-        """The errors and warnings of all check runs, with the number of the run."""
+        """The errors and warnings of all check runs, with the number of the run, but those about bad events."""
         return [
             f"run {number}: {text}"
             for number, result in enumerate(self.results)
             for text in (*([result.error] if result.error else []), *result.warnings)
+            if not is_about(text, self.poison_ids)
         ]
 
     def line(self) -> str:
@@ -122,7 +125,9 @@ class _Experiment:
             drop_rate=drop_rate,
         )
         self._proxy = FaultProxy(server.url, seed, 0.0, self._events)
-        self._agent = Agent({"prefect_url": f"{self._proxy.url}/api", "collect_events": True, "skip_proxy": True})
+        self._agent = CheckedAgent(
+            {"prefect_url": f"{self._proxy.url}/api", "collect_events": True, "skip_proxy": True}
+        )
         self._hasten()
         self._results: list[CheckRunResult] = []
 
@@ -143,6 +148,7 @@ class _Experiment:
         truth = read_truth(self._database)
         wanted = read_truth(self._database, unseen=self._events.dropped)
         submitted = totals_of(self._results)
+        submitted.events = Counter({key: number for key, number in submitted.events.items() if is_canonical(key[1])})
         return Outcome(
             seed=self._seed,
             rate=self._rate,
@@ -154,6 +160,7 @@ class _Experiment:
             lost=missing(wanted, submitted),
             twice=missing(submitted, wanted),
             seconds=time.monotonic() - begun,
+            poison_ids=frozenset(self._workload.poison_ids),
         )
 
     def _check(self) -> None:
@@ -165,7 +172,7 @@ class _Experiment:
 
     def _drain(self) -> None:
         """Go on until everything is visible and has been collected."""
-        sent = self._workload.task_event_ids
+        sent = self._workload.sent_event_ids
         wait_until(lambda: has_all_events(self._database, sent), RECORDING_SECONDS, "The last events")
         for _ in range(RUNS_UNTIL_SEEN):
             self._check()

@@ -1,4 +1,7 @@
-"""The truth about a server's runs, from its own database and the metrics' definitions alone."""
+"""The truth about a server's runs, from its own database and the metrics' definitions alone.
+
+Events of what has no UUID are poison: they count nowhere, and it does not matter whether they are handed on.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .definitions import Entered, Measurement, first_end, of_flow_run, of_task_run
+from .poison import is_canonical
 from .totals import Totals
 
 READINESS = frozenset(
@@ -129,7 +133,8 @@ def _task_runs(connection: sqlite3.Connection) -> list[TaskRun]:
         " WHERE resource_id LIKE 'prefect.task-run.%' ORDER BY occurred"
     )
     for row in connection.execute(query):
-        events.setdefault(row["resource_id"], []).append(row)
+        if is_canonical(row["resource_id"]):
+            events.setdefault(row["resource_id"], []).append(row)
     return [_task_run(resource_id.removeprefix("prefect.task-run."), rows) for resource_id, rows in events.items()]
 
 
@@ -171,7 +176,8 @@ def _add_events(totals: Totals, connection: sqlite3.Connection, unseen: Collecti
     for row in connection.execute("SELECT id, event, occurred, resource_id, resource FROM events"):
         about_run = row["resource_id"].startswith(("prefect.flow-run.", "prefect.task-run."))
         changes_state = about_run and "prefect.state-type" in json.loads(row["resource"])
-        if (changes_state or row["event"] in READINESS) and row["id"] not in unseen:
+        is_seen = is_canonical(row["resource_id"]) and row["id"] not in unseen
+        if is_seen and (changes_state or row["event"] in READINESS):
             totals.add_event(row["event"], row["resource_id"], _seconds(row["occurred"]))
 
 

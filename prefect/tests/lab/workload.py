@@ -9,6 +9,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from .poison import OF_NO_CONSEQUENCE, POISON_EVENTS, id_in
 from .prefect_api import Json, PrefectApi, run_state
 from .task_run import ClientTaskRun
 
@@ -21,6 +22,8 @@ SUBFLOWS = 4
 LAST_RUNS = 3
 MOST_REQUESTS_BETWEEN = 12
 MOST_TASKS = 3
+# Beside one step in so many, somebody posts bad events.
+STEPS_A_POISON = 20
 
 Moment = tuple[int, int]
 
@@ -113,18 +116,22 @@ class Workload:
     """What happens on the server while `check_runs` check runs are made.
 
     `set_up` makes what runs need. `advance` lets everything happen that is due at a check run's n-th request;
-    `task_event_ids` are the ids of the events that were sent for task runs.
+    `sent_event_ids` are the ids of the events that were sent for task runs, and of the bad ones. `poison_ids` are what
+    warnings may call the latter.
     """
 
     def __init__(self, api_url: str, seed: int, check_runs: int, flow_runs: int) -> None:
         self._api = RememberingApi(api_url)
         self._dice = Random(f"workload {seed}")
+        # Dice of its own, so that a seed tells the same story with poison in it.
+        self._poison_dice = Random(f"poison {seed}")
         self._last_run = check_runs - LAST_RUNS
         self._plan: list[tuple[Moment, Callable[[], None]]] = []
         self._outbox: list[Json] = []
         self._labels: dict[str, str] = {}
         self._deployments: list[str] = []
-        self.task_event_ids: list[str] = []
+        self.sent_event_ids: list[str] = []
+        self.poison_ids: set[str] = set()
         for number in range(flow_runs):
             self._plan_flow_run(f"run-{number}")
         for number in range(SUBFLOWS):
@@ -234,7 +241,7 @@ class Workload:
             return
         state_type, _, name = state.partition(":")
         event = made[task].prepare(state_type, name or None, at=clock.tick())
-        self.task_event_ids.append(event["id"])
+        self.sent_event_ids.append(event["id"])
         self._outbox.append(event)
 
     # A flow run with a subflow, and a task run that waits for it
@@ -268,10 +275,20 @@ class Workload:
         for state in ("PENDING", "RUNNING", "COMPLETED"):
             self._enter_task(made, task, state, clock)
 
+    def _poison(self, name: str, label: str) -> None:
+        for event in POISON_EVENTS[name]():
+            event["resource"]["prefect.resource.name"] = label
+            self.poison_ids |= {event["id"], id_in(event["resource"]["prefect.resource.id"])}
+            self.sent_event_ids.append(event["id"])
+            self._outbox.append(event)
+
     # Chance
 
     def _at(self, moment: Moment, act: Callable[[], object]) -> None:
         self._plan.append((moment, lambda: (act(), None)[1]))
+        if self._poison_dice.randrange(STEPS_A_POISON) == 0:
+            name = self._poison_dice.choice(OF_NO_CONSEQUENCE)
+            self._plan.append((moment, partial(self._poison, name, f"poison-{len(self._plan)}")))
 
     def _story(self, stories: tuple[tuple[int, tuple[str, ...]], ...]) -> tuple[str, ...]:
         weights, choices = zip(*stories, strict=True)

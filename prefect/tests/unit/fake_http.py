@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import requests
+from urllib3 import HTTPResponse
 
 from datadog_checks.prefect.api.client import Client
 from datadog_checks.prefect.clock import ServerClock
@@ -35,12 +39,13 @@ class FakeResponse:
     status_code: int = 200
     chunks: tuple[bytes | Exception, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    seconds_a_chunk: float = 0.0
-    time: Time | None = None
     closed: bool = False
 
     @property
-    def raw(self) -> FakeBody:
+    def raw(self) -> FakeBody | HTTPResponse:
+        if "Content-Encoding" in self.headers:
+            packed = b"".join(chunk for chunk in self.chunks if isinstance(chunk, bytes))
+            return HTTPResponse(io.BytesIO(packed), self.headers, preload_content=False)
         return FakeBody(self)
 
     def close(self) -> None:
@@ -57,10 +62,8 @@ class FakeBody:
         self._chunks = iter(response.chunks)
 
     def read1(self, _: int, decode_content: bool) -> bytes:
-        assert not decode_content
+        assert decode_content
         for chunk in self._chunks:
-            if self._response.time is not None:
-                self._response.time.now += self._response.seconds_a_chunk
             if isinstance(chunk, Exception):
                 raise chunk
             if chunk:
@@ -91,6 +94,8 @@ class FakeHttp:
 
     def __init__(self, *outcomes: Outcome, timeout: tuple[float, float] = (10.0, 10.0)) -> None:
         self.options = {"timeout": timeout}
+        # What the client makes keep to its time; nothing is sent with it.
+        self.session = requests.Session()
         self.sent: list[Sent] = []
         self._outcomes = list(outcomes)
 

@@ -1,15 +1,24 @@
-"""What runs may go through in a property test: which states follow each other, when, and when their events are seen."""
+"""What runs may go through in a property test: which states follow each other, when, and when their events are seen.
+
+And which bad events there are beside theirs.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
 
 from hypothesis import strategies as st
 
-from datadog_checks.prefect.api.models import Event, State
+from datadog_checks.prefect.api.answers import read_event_page
+from datadog_checks.prefect.api.models import Event, EventPage, Oddities, State
 
 from ..lab.definitions import TERMINAL
-from .runs_server import LiveFlowRun, LiveTaskRun, Run
+from ..lab.poison import COUNTED_NOWHERE, POISON_EVENTS
+from ..lab.prefect_api import Json
+from .runs_server import LiveFlowRun, LiveTaskRun, Run, RunsServer
 
 # The states that may follow each; a name stands behind the type where it is not the usual one.
 AFTER_AN_END = ("SCHEDULED", "FAILED", "SCHEDULED:AwaitingRetry", "PENDING", "RUNNING", "COMPLETED", "CANCELLED")
@@ -64,6 +73,44 @@ steps = st.lists(
     max_size=6,
 )
 shown = st.sampled_from(SHOWN)
+poisons = st.lists(st.sampled_from(COUNTED_NOWHERE), min_size=1, max_size=4)
+
+
+def identity(number: int) -> str:
+    """A UUID that tells nothing but a number."""
+    return str(UUID(int=number))
+
+
+class PoisonedServer(RunsServer):
+    """Shows bad events among the others. They are read as the client reads them from an answer, not made as models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._poison: dict[str, Json] = {}
+        self._noted = Oddities()
+
+    @property
+    def oddities(self) -> Oddities:
+        return self._noted
+
+    def pour(self, name: str, at: datetime) -> None:
+        """Bad events of this name occur, and are visible at once."""
+        for document in POISON_EVENTS[name]():
+            document |= {"id": identity(1_000_000 + len(self._poison)), "occurred": at.isoformat()}
+            self._poison[document["id"]] = document
+            known = {name: document[name] for name in ("id", "event", "occurred", "resource")}
+            self.show(Event.model_validate(known))
+
+    def _event_page(self, query: int, total: int, offset: int, limit: int) -> EventPage:
+        page = super()._event_page(query, total, offset, limit)
+        poison = [self._poison[event.id] for event in page.events if event.id in self._poison]
+        if poison:
+            answer = json.dumps({"events": poison, "total": total}).encode()
+            read = {event.id: event for event in read_event_page(answer, self._noted).events}
+            page.events[:] = [
+                read.get(event.id, event) for event in page.events if event.id in read or event.id not in self._poison
+            ]
+        return page
 
 
 @dataclass(eq=False)

@@ -286,10 +286,10 @@ class RunsServer(PrefectApi):
         self._request()
         return [run.as_object() for run in self.flow_runs_made.values() if matches(run)]
 
-    def flow_runs_by_id(self, ids: Collection[str]) -> list[FlowRun]:
+    def flow_runs_by_id(self, ids: Collection[str]) -> Iterator[FlowRun]:
         if ids:
             self._request()
-        return [self.flow_runs_made[identity].as_object() for identity in ids]
+        return iter([self.flow_runs_made[identity].as_object() for identity in ids])
 
     def flow_run_history(self, run_id: str) -> list[State]:
         self._request()
@@ -320,17 +320,17 @@ class RunsServer(PrefectApi):
         self._request()
         return sorted(self.task_runs_made[run_id].states, key=lambda state: state.timestamp)
 
-    def task_runs_by_id(self, ids: Collection[str]) -> list[TaskRun]:
+    def task_runs_by_id(self, ids: Collection[str]) -> Iterator[TaskRun]:
         if ids:
             self._request()
-        return [self.task_runs_made[identity].as_object() for identity in ids]
+        return iter([self.task_runs_made[identity].as_object() for identity in ids])
 
-    def flows_by_id(self, ids: Collection[str]) -> list[Flow]:
+    def flows_by_id(self, ids: Collection[str]) -> Iterator[Flow]:
         self._request()
         flows = {run.flow.id: run.flow for run in self.flow_runs_made.values()}
-        return [flows[identity] for identity in ids]
+        return iter([flows[identity] for identity in ids])
 
-    def deployments_by_id(self, ids: Collection[str]) -> list[Deployment]:
+    def deployments_by_id(self, ids: Collection[str]) -> Iterator[Deployment]:
         self._request()
         assert set(ids) == {DEPLOYMENT.id}
-        return [DEPLOYMENT]
+        return iter([DEPLOYMENT])

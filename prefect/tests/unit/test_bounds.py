@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import uuid
 from datetime import UTC, datetime, timedelta
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -27,6 +28,11 @@ Json = dict[str, Any]
 
 EACH_RUN = 40
 NOT_MEMORY = (type, ModuleType, FunctionType, BuiltinFunctionType, AgentCheck)
+
+
+def uuid_of(name: str) -> str:
+    """The id of a run of this name, which may be an id already."""
+    return name if len(name) == 36 else str(uuid.uuid5(uuid.NAMESPACE_OID, name))
 
 
 class RestlessServer:
@@ -94,14 +100,14 @@ class RestlessServer:
     @staticmethod
     def _run(name: str) -> Json:
         of_its_own = {f"{kind}_id": f"{kind}-{name}" for kind in ("flow", "deployment", "work_pool", "work_queue")}
-        task = {"flow_run_id": name.replace("t", "r", 1), "task_key": f"key-{name}"}
-        return {"id": name, "state_type": "RUNNING", **of_its_own, **task}
+        task = {"flow_run_id": uuid_of(name.replace("t", "r", 1)), "task_key": f"key-{name}"}
+        return {"id": uuid_of(name), "state_type": "RUNNING", **of_its_own, **task}
 
     def _end_of(self, kind: str, name: str) -> Json:
         # What happened in one minute is forgotten together.
         occurred = datetime.now(UTC) + timedelta(minutes=self.look)
-        resource = {"prefect.resource.id": f"prefect.{kind}.{name}", "prefect.state-type": "COMPLETED"}
-        run = {"prefect.resource.id": f"prefect.flow-run.{name}", "prefect.resource.role": "flow-run"}
+        resource = {"prefect.resource.id": f"prefect.{kind}.{uuid_of(name)}", "prefect.state-type": "COMPLETED"}
+        run = {"prefect.resource.id": f"prefect.flow-run.{uuid_of(name)}", "prefect.resource.role": "flow-run"}
         intended = {"from": "PENDING", "to": "COMPLETED"}
         return {
             "id": f"{kind} {name}",

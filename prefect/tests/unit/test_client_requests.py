@@ -14,7 +14,7 @@ from requests import exceptions
 from urllib3.exceptions import MaxRetryError, NameResolutionError, NewConnectionError, ProtocolError
 from urllib3.exceptions import SSLError as Urllib3SSLError
 
-from datadog_checks.prefect.api import client
+from datadog_checks.prefect.api import body
 from datadog_checks.prefect.api.errors import (
     AccessDenied,
     ApiError,
@@ -102,7 +102,7 @@ def test_a_body_that_is_not_packed_as_it_says_is_no_answer() -> None:
     ids=["plain", "packed"],
 )
 def test_a_body_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch, outcome: FakeResponse) -> None:
-    monkeypatch.setattr(client, "MOST_BODY_BYTES", 100)
+    monkeypatch.setattr(body, "MOST_BODY_BYTES", 100)
     assert "longer than" in message_of(outcome, UnexpectedAnswer)
 
 
@@ -337,7 +337,7 @@ def sent_at(*outcomes: FakeResponse, minutes: float) -> list[Sent]:
     client = client_of(http, time)
     assert client.post("/flows/filter", json.loads, {}) == "ok"
     time.now += minutes * 60
-    client._deadline = time.now + 15
+    client.time.begin_run(15)
     assert client.post("/flows/filter", json.loads, {}) == "ok"
     return http.sent[3:]
 

@@ -10,9 +10,12 @@ import pytest
 from requests import exceptions
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
+from datadog_checks.prefect.api.client import Client
 from datadog_checks.prefect.api.errors import (
     AccessDenied,
     ApiError,
+    LeftAlone,
+    NoAnswerInTime,
     NotPrefect,
     OutOfTime,
     Rejected,
@@ -137,23 +140,78 @@ def test_a_retry_after_that_does_not_fit_in_what_is_left_fails_the_request_witho
     assert (len(http.sent), time.slept) == (1, [])
 
 
-def test_while_the_server_asked_to_be_left_alone_no_other_request_is_sent_either() -> None:
-    http, time = FakeHttp(answer(status=429, Retry_After="60"), answer("ok")), Time()
+def refused(client: Client, path: str) -> bool:
+    try:
+        client.get(path, json.loads)
+    except (Rejected, LeftAlone):
+        return True
+    return False
+
+
+def test_while_an_endpoint_asked_to_be_left_alone_the_others_are_asked_and_it_is_not_in_later_check_runs_either() -> (
+    None
+):
+    http, time = FakeHttp(answer(status=429, Retry_After="40"), answer("ok")), Time()
     client = client_of(http, time, budget=15)
-    with pytest.raises(Rejected):
-        client.get("/thing", json.loads)
-    with pytest.raises(OutOfTime, match="GET /other"):
-        client.get("/other", json.loads)
-    assert len(http.sent) == 1
+    assert refused(client, "/thing")
+    assert not refused(client, "/other")
+    for _ in range(2):
+        client.begin_run(15)
+        with pytest.raises(LeftAlone, match="GET /thing was left out: the server asks for no requests for another"):
+            client.get("/thing", json.loads)
+        assert not refused(client, "/other")
+        time.now += 15
+    assert [sent.url for sent in http.sent].count(f"{URL}/thing") == 1
     client.begin_run(15)
-    assert client.get("/other", json.loads) == "ok"
+    # The 10 seconds that are left of the pause are waited for.
+    assert not refused(client, "/thing")
+    assert time.now == pytest.approx(1040)
+
+
+def test_where_two_endpoints_ask_to_be_left_alone_the_server_is_but_for_its_health() -> None:
+    busy = answer(status=503, Retry_After="60")
+    http, time = FakeHttp(busy, busy, answer("ok")), Time()
+    client = client_of(http, time, budget=15)
+    assert [refused(client, path) for path in ("/one", "/two", "/three", "/health", "/ready")] == [True] * 3 + [
+        False
+    ] * 2
+    assert len(http.sent) == 4
+    time.now += 60
+    client.begin_run(15)
+    assert [refused(client, path) for path in ("/one", "/three")] == [False] * 2
+
+
+def test_a_pause_without_reason_ends_after_ten_minutes() -> None:
+    http, time = FakeHttp(answer(status=503, Retry_After="1e9"), answer("ok")), Time()
+    client = client_of(http, time, budget=15)
+    assert refused(client, "/one")
+    time.now += 599
+    client.begin_run(15)
+    assert not refused(client, "/one")
+
+
+def test_an_endpoint_that_did_not_answer_is_not_asked_again_with_less_patience() -> None:
+    time = Time()
+
+    def too_slow() -> FakeResponse:
+        time.now += 5
+        raise exceptions.ReadTimeout("slow")
+
+    http = FakeHttp(too_slow, answer("ok"))
+    client = client_of(http, time, budget=15)
+    with client.time.share(1 / 3), pytest.raises(NoAnswerInTime, match="GET /thing was not answered within 5 s"):
+        client.get("/thing", json.loads)
+    with client.time.share(1 / 3), pytest.raises(NoAnswerInTime, match="GET /thing was not answered within 5 s"):
+        client.get("/thing", json.loads)
+    assert len(http.sent) == 1
+    assert client.get("/thing", json.loads) == "ok"
 
 
 def test_a_request_for_which_no_time_is_left_is_not_sent() -> None:
     http, time = FakeHttp(answer("ok")), Time()
     client = client_of(http, time, budget=15)
     time.now += 15
-    assert client.seconds_left() == 0.0
+    assert client.time.seconds_left() == 0.0
     with pytest.raises(OutOfTime, match=r"GET /thing was left out: the check run's 15 s were used up"):
         client.get("/thing", json.loads)
     assert http.sent == []
@@ -194,15 +252,6 @@ def test_a_timeout_at_the_deadline_says_that_the_time_is_used_up() -> None:
         client_of(FakeHttp(too_slow), time, budget=15).get("/thing", json.loads)
 
 
-def test_a_body_that_trickles_in_is_broken_off_at_the_deadline() -> None:
-    time = Time()
-    body = FakeResponse(200, (b"[",) * 1000, seconds_a_chunk=1.0, time=time)
-    with pytest.raises(OutOfTime):
-        client_of(FakeHttp(body), time, budget=15).get("/thing", json.loads)
-    assert time.now == 1015
-    assert body.closed
-
-
 def test_a_body_that_stops_coming_is_not_asked_for_again() -> None:
     stalled = ReadTimeoutError(None, "/thing", "Read timed out.")  # type: ignore[arg-type]
     http, time = FakeHttp(FakeResponse(200, (b"[", stalled))), Time()
@@ -216,7 +265,7 @@ def test_each_check_run_has_its_time_anew() -> None:
     client = client_of(http, time, budget=15)
     time.now += 20
     client.begin_run(15)
-    assert client.seconds_left() == 15.0
+    assert client.time.seconds_left() == 15.0
     assert client.get("/thing", json.loads) == "ok"
 
 

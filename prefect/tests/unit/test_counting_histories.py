@@ -31,8 +31,8 @@ from datadog_checks.prefect.submitter import Sheet
 from datadog_checks.prefect.task_board import TaskBoard
 
 from .builders import T0
-from .run_stories import Change, Step, shown, states_after, steps
-from .runs_server import BUDGET_SECONDS, DEPLOYMENT, INSTANT, LiveFlowRun, LiveTaskRun, Run, RunsServer
+from .run_stories import Change, PoisonedServer, Step, identity, poisons, shown, states_after, steps
+from .runs_server import BUDGET_SECONDS, DEPLOYMENT, INSTANT, LiveFlowRun, LiveTaskRun, Run
 from .test_settings import settings as instance_settings
 from .truth_of_runs import Key, key, truth
 
@@ -61,7 +61,7 @@ class CountingHistories(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.server = RunsServer()
+        self.server = PoisonedServer()
         self.stored: dict[str, str] = {}
         self.counted: Counter[Key] = Counter()
         # Changes that no undisturbed check run has seen.
@@ -93,13 +93,12 @@ class CountingHistories(RuleBasedStateMachine):
         board, task_board = RunBoard(self.server), TaskBoard(self.server, inventory)
         gate = EventGate(self.server, Reach())
         deployments = DeploymentWatch(self.server, inventory, gate, Reach(), options.interval)
-        context = Context(
-            self.server, options, inventory, board, task_board, deployments, gate, store, lambda message: None
-        )
+        shared = (inventory, board, task_board, deployments, gate, store)
+        context = Context(self.server, options, *shared, lambda message: None, self.fail_on_warning)
         self.looks = (inventory, board, task_board, gate)
         self.collectors: list[TransitionCollector] = [FlowRunTransitions(context), TaskRunTransitions(context)]
 
-    def fail_on_warning(self, message: str) -> None:
+    def fail_on_warning(self, message: str | Exception) -> None:
         raise AssertionError(message)
 
     def run_check(self, before_answer: Callable[[int], None] | None = None) -> None:
@@ -221,7 +220,7 @@ class CountingHistories(RuleBasedStateMachine):
     @rule(wait=st.sampled_from((-300, 0, 5)), deployed=st.booleans(), shown=shown, steps=steps)
     def a_flow_run_is_created(self, wait: int, deployed: bool, shown: str, steps: list[Step]) -> None:
         run = LiveFlowRun(
-            id=f"f{len(self.flow_runs)}",
+            id=identity(len(self.flow_runs)),
             expected_start=self.server.clock + timedelta(seconds=wait),
             deployment=DEPLOYMENT if deployed else None,
         )
@@ -234,7 +233,7 @@ class CountingHistories(RuleBasedStateMachine):
         parent = self.flow_runs[-1 - flow_run % len(self.flow_runs)]
         siblings = [run for run in self.task_runs if run.flow_run is parent]
         run = LiveTaskRun(
-            id=f"t{len(self.task_runs)}",
+            id=identity(1000 + len(self.task_runs)),
             expected_start=T0,
             flow_run=parent,
             # Tasks of one flow run have one clock.
@@ -256,6 +255,11 @@ class CountingHistories(RuleBasedStateMachine):
         for change in [change for change in self.hidden() if not change.may_stay_hidden][first::every]:
             self.server.show(change.event)
 
+    @rule(names=poisons, ago=st.sampled_from((0, 30, 900)))
+    def somebody_posts_bad_events(self, names: list[str], ago: int) -> None:
+        for name in names:
+            self.server.pour(name, self.server.clock - timedelta(seconds=ago))
+
     def hidden(self) -> list[Change]:
         return [change for change in self.untold if not self.server.shows(change.event)]
 
@@ -270,7 +274,7 @@ class CountingHistories(RuleBasedStateMachine):
         self.run_undisturbed()
         self.set_back_by = timedelta(seconds=seconds)
         self.server.clock -= self.set_back_by
-        run = LiveFlowRun(id=f"f{len(self.flow_runs)}", expected_start=self.server.clock)
+        run = LiveFlowRun(id=identity(len(self.flow_runs)), expected_start=self.server.clock)
         self.server.flow_runs_made[run.id] = run
         self.enter(run, "PENDING", self.server.clock, "late")
         self.go_on(run, steps, self.tick)
@@ -369,7 +373,7 @@ def test_a_history_that_goes_on_after_it_was_read_is_read_again(request_number: 
 def test_a_start_waits_for_the_end_that_it_waited_for_as_long_as_a_busy_server_may_take(is_told: bool) -> None:
     history = CountingHistories()
     # The server has not written the end down yet, nor does it show the event.
-    history.server.task_runs_by_id = lambda ids: []  # type: ignore[method-assign]
+    history.server.task_runs_by_id = lambda ids: iter([])  # type: ignore[method-assign]
     history.server.ended_task_runs = lambda since: []  # type: ignore[method-assign]
     late, at_once = Step(0.002, 0, "late", 0.0), Step(0.002, 0, "at once", 0.0)
     history.the_check_begins(seconds=900.0, shown="at once")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datadog_checks.prefect.api.answers import read_event_page, read_objects
 from datadog_checks.prefect.api.models import (
     Deployment,
     Event,
@@ -18,8 +19,6 @@ from datadog_checks.prefect.api.models import (
     TaskRun,
     WorkPool,
     WorkQueue,
-    read_event_page,
-    read_objects,
     utc_text,
 )
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from datadog_checks.prefect import planned_runs, survey
+from datadog_checks.prefect.api import paging
 from datadog_checks.prefect.api.models import FlowRun
 from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.inventory import Inventory
@@ -304,7 +305,7 @@ def test_a_deployment_that_goes_while_its_runs_are_read_does_not_come_back() -> 
 
 def test_where_not_all_are_wanted_each_of_many_is_looked_at_in_turn() -> None:
     server = PlanningServer()
-    for number in range(8 * survey.MOST_IDS):
+    for number in range(8 * paging.MOST_IDS):
         server.deployments_made.add(f"d{number:05}")
     planned_at(server, "d00000", 60)
     planned = known(server)

@@ -21,7 +21,12 @@ def settings(**instance: Any) -> Settings:
 
 def test_options_that_are_not_set_have_their_documented_defaults() -> None:
     found = settings()
-    assert (found.url, found.tags, dict(found.headers), found.collect_events) == (URL, (), {}, False)
+    assert (found.url, found.tags, dict(found.headers), found.collect_events) == (
+        URL,
+        ("prefect_server:prefect.test:4200",),
+        {},
+        False,
+    )
     assert found.late_after == timedelta(seconds=15)
     assert found.worker_stale_after == timedelta(seconds=3600)
     assert found.interval == timedelta(seconds=15)
@@ -41,7 +46,8 @@ def test_options_that_are_set_are_taken() -> None:
         deployment_names={"include": ["nightly"], "exclude": ["test"]},
         event_names={"include": ["Failed$"]},
     )
-    assert (found.tags, dict(found.headers), found.collect_events) == (("env:prod",), {"X-Team": "data"}, True)
+    tags = ("env:prod", "prefect_server:prefect.test:4200")
+    assert (found.tags, dict(found.headers), found.collect_events) == (tags, {"X-Team": "data"}, True)
     assert (found.late_after, found.worker_stale_after) == (timedelta(), timedelta(seconds=90.5))
     assert found.interval == timedelta(seconds=60)
     filters = found.filters

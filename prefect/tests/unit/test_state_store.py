@@ -11,7 +11,10 @@ from datadog_checks.prefect import state_store
 from datadog_checks.prefect.state_store import StateStore
 
 NAME = "flow_runs"
-OLDER_IS_USED = f"the last stored state of {NAME} is damaged: what it had counted may be counted again"
+OLDER_IS_USED = (
+    f"The last interval of {NAME} may be counted twice: the newest of its two files is of no use. "
+    "It is damaged, or of another version of this check."
+)
 
 
 class Cache(dict[str, str]):
@@ -136,7 +139,7 @@ def test_what_another_format_wrote_is_not_taken_for_this_one(monkeypatch: pytest
     monkeypatch.undo()
     assert load(cache) == ("unreadable", [])
     store = store_over(cache)
-    with pytest.raises(ValueError, match="format"):
+    with pytest.raises(ValueError, match="another version"):
         store.load(NAME)
     store.save(NAME, {"number": 3})
     assert load(cache)[0] == {"number": 3}
@@ -153,5 +156,7 @@ def test_loading_and_saving_touch_no_other_document() -> None:
 
 def test_what_cannot_be_read_is_told_by_its_name() -> None:
     warnings: list[str] = []
-    store_over(Cache(), warnings).report_unreadable("flow_runs")
-    assert warnings == ["the stored state of flow_runs cannot be read: counting starts one collection interval ago"]
+    store_over(Cache(), warnings).report_unreadable("flow_runs", "It is damaged.")
+    assert warnings == [
+        "Counting of flow_runs starts one collection interval ago: its stored state cannot be read. It is damaged."
+    ]

@@ -37,6 +37,9 @@ class TaskServer(PrefectApi):
     def now(self) -> datetime:
         return self.clock
 
+    def seconds_left(self) -> float:
+        return 15.0
+
     def unfinished_task_runs(
         self, types: Collection[str], since: datetime | None = None, until: datetime | None = None
     ) -> Iterator[list[TaskRun]]:
