@@ -12,6 +12,9 @@ UNIT := prefect/tests/unit
 ASSETS := prefect/tests/assets
 INTEGRATION := prefect/tests/integration
 BIN := .venvs/check/bin
+# Files of tests that wait for time-outs or make thousands of check runs.
+HEAVY := $(addprefix $(INTEGRATION)/,test_slow_endpoints.py test_shares.py test_leaks.py test_tls_threads.py \
+	test_auth_token_time.py)
 # Each file of tests in one of two processes; most tests wait for a server.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
@@ -19,7 +22,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 # Virtual environments are kept, those of pattern rules too.
 .SECONDARY:
-.PHONY: help check test test-unit test-assets test-integration test-other-pythons test-oldest-base test-versions \
+.PHONY: help check test test-heavy test-unit test-assets test-integration test-other-pythons test-oldest-base test-versions \
 	test-oldest-server test-postgres soak bench dashboard recordings lint format types validate sync build clean
 
 help: ## Show what can be made
@@ -30,8 +33,11 @@ check: .venvs/check/.stamp $(if $(PREFECT_URL)$(CONF),,.venvs/server/.stamp) ## 
 	cd prefect && exec ../$(BIN)/python -m tests.lab.demo
 
 test: .venvs/check/.stamp .venvs/server/.stamp ## Run all tests, some of them also on other Pythons, the oldest base and the oldest server
-	$(BIN)/pytest $(SIDE_BY_SIDE)
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(addprefix --ignore=,$(HEAVY))
 	@$(MAKE) test-other-pythons test-oldest-base test-oldest-server
+
+test-heavy: .venvs/check/.stamp .venvs/server/.stamp ## Run the tests that take long: hanging endpoints, crowds, leaks, threads
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(HEAVY)
 
 test-unit: .venvs/check/.stamp ## Run the unit tests
 	$(BIN)/pytest $(UNIT)
@@ -40,7 +46,7 @@ test-assets: .venvs/check/.stamp ## Run the tests of dashboard, monitors, saved 
 	$(BIN)/pytest $(ASSETS)
 
 test-integration: .venvs/check/.stamp .venvs/server/.stamp ## Run the tests against a real Prefect server
-	$(BIN)/pytest $(SIDE_BY_SIDE) $(INTEGRATION)
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(INTEGRATION) $(addprefix --ignore=,$(HEAVY))
 
 test-other-pythons: $(addprefix test-python,$(OTHER_PYTHONS)) ## Run the unit tests on the other Pythons that are here
 
@@ -60,10 +66,10 @@ test-versions: test-integration .venvs/server-2.20/.stamp $(addprefix test-versi
 
 test-version-%: .venvs/check/.stamp .venvs/server-%/.stamp
 	@echo "Integration tests on $$(grep ^prefect== requirements/server-$*.txt)"
-	PREFECT_LAB_VENV=$(CURDIR)/.venvs/server-$* $(BIN)/pytest $(SIDE_BY_SIDE) $(INTEGRATION) $(ARGS)
+	PREFECT_LAB_VENV=$(CURDIR)/.venvs/server-$* $(BIN)/pytest $(SIDE_BY_SIDE) $(INTEGRATION) $(addprefix --ignore=,$(HEAVY)) $(ARGS)
 
 test-postgres: .venvs/check/.stamp .venvs/server/.stamp ## Run the integration tests on PostgreSQL, with the API and the services as two processes (ARGS=)
-	PREFECT_LAB_DATABASE=postgres $(BIN)/pytest $(SIDE_BY_SIDE) $(INTEGRATION) $(ARGS)
+	PREFECT_LAB_DATABASE=postgres $(BIN)/pytest $(SIDE_BY_SIDE) $(INTEGRATION) $(addprefix --ignore=,$(HEAVY)) $(ARGS)
 
 test-oldest-server: .venvs/check/.stamp ## Run a few tests on the oldest server that the check works with (wants Python 3.12)
 	@if .ci/find-python 3.12 >/dev/null; then \

@@ -41,9 +41,7 @@ from .versions import is_supported, lacking
 
 VANISHED = "vanished_tag_sets"
 DIAGNOSIS_CATEGORY = "prefect"
-# Of the time that is left, what each may take: a thing that hangs leaves time for all that follow. Health and readiness
-# are measured on servers that take five seconds for each.
-SHARE_OF_HEALTH = 4 / 5
+# Of the time that is left, what a collector may take: one that hangs leaves time for all that follow.
 SHARE_OF_A_COLLECTOR = 1 / 3
 # So often collectors go on that are behind, as long as this share of the check run is left.
 MOST_TURNS = 4
@@ -81,8 +79,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._api.begin_run(self._settings.budget_seconds)
         for look in self._looks:
             look.begin_run()
-        with self._api.share(SHARE_OF_HEALTH):
-            failure = self._run(self._server, self._server.collect)
+        failure = self._run(self._server, self._server.collect)
         if failure is not None:
             self.warning("Missing: %s. %s", self._server.subject, self._words(failure))
         failures = self._run_collectors()

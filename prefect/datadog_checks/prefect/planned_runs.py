@@ -126,11 +126,13 @@ class PlannedRuns:
     def _forget_past(self) -> None:
         past = self._now.timestamp()
         for identity, times_by_tags in self._times.items():
-            for times in times_by_tags.values():
+            for tags, times in list(times_by_tags.items()):
                 if times and times[0] <= past:
                     del times[: bisect_right(times, past)]
                     self._came_due[identity] = None
                     self._came_due.move_to_end(identity)
+                if not times:
+                    del times_by_tags[tags]
 
     def _note_changes(self, deployments: Collection[str], changed: Collection[str]) -> None:
         if self._reading is not None and not set(changed).isdisjoint(self._reading.ids):
@@ -295,7 +297,9 @@ class PlannedRuns:
             for tags, times in before.items():
                 found.setdefault(tags, []).extend(time for time in times if time <= after)
             self._times[identity] = {
-                tags: array("d", sorted(time for time in times if time > past)) for tags, times in found.items()
+                tags: array("d", sorted(later))
+                for tags, times in found.items()
+                if (later := [time for time in times if time > past])
             }
             self._unread.pop(identity, None)
             self._to_read_again.pop(identity, None)

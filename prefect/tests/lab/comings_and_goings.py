@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from .memory_server import Json, MemoryServer, Thing
 
 # What happens repeats itself after so many minutes.
-PERIOD = 80
+PERIOD = 240
 # Otherwise nothing happens.
 BUSY_EVERY = 4
 POOL_EVERY, DEPLOYMENT_EVERY = 80, 20
@@ -20,17 +20,18 @@ RUN_LIFETIME = 30
 EVENTS_KEPT = timedelta(hours=5)
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
+HALF_A_MINUTE = timedelta(seconds=30)
 
 Action: TypeAlias = Callable[[], None]
 
 
 class ComingsAndGoings:
-    """`pass_minute` lets a minute pass on the server. `truth` counts the transitions of runs that it has seen."""
+    """`pass_half_a_minute` lets so much time pass on the server. `truth` counts the ends of runs by their metrics."""
 
     def __init__(self, server: MemoryServer) -> None:
         self.server = server
         self.truth: Counter[str] = Counter()
-        self._minute = 0
+        self._minute = self._halves = 0
         self._made = 0
         self._runs = 0
         self._agenda: dict[int, list[Action]] = {}
@@ -39,10 +40,15 @@ class ComingsAndGoings:
         self._new_pool()
         self._new_deployment()
 
-    def pass_minute(self) -> None:
-        self._minute += 1
-        self.server.now += MINUTE
+    def pass_half_a_minute(self) -> None:
+        self._halves += 1
+        self.server.now += HALF_A_MINUTE
         self._keep_alive()
+        if self._halves % 2 == 0:
+            self._pass_minute()
+
+    def _pass_minute(self) -> None:
+        self._minute += 1
         if self._minute % BUSY_EVERY == 1:
             for minute in sorted(minute for minute in self._agenda if minute <= self._minute):
                 for action in self._agenda.pop(minute):

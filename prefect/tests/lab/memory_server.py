@@ -1,7 +1,6 @@
 """A Prefect server in memory, with a clock that a test moves: as fast as thousands of check runs need it.
 
-It knows the filters, orders and pages that the check asks for, and refuses everything else. `answering` puts it in the
-place of the network, above what prepares requests and below the wrapper of the base class.
+It knows the filters, orders and pages that the check asks for, and refuses everything else.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from unittest.mock import patch
 from urllib.parse import parse_qs, quote, urlsplit
 
 import requests
+from datadog_checks.base.utils.http import RequestsWrapper
 from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPResponse
 
@@ -31,7 +31,6 @@ MOST_EVENTS = 50
 TABLES = ("work_pools", "work_queues", "workers", "deployments", "flows", "flow_runs", "task_runs")
 # Fields of a filter that an object has elsewhere.
 ELSEWHERE = {("state", "type"): "state_type", ("state", "name"): "state_name"}
-TIMES = ("_time", "created", "updated", "occurred")
 
 
 class Refusal(Exception):
@@ -83,7 +82,7 @@ class MemoryServer:
         self.histories: dict[str, list[Json]] = {}
         self.refused: list[str] = []
         self.longest: Counter[str] = Counter()
-        self.requests = 0
+        self._date = (now, format_datetime(now, usegmt=True))
         # What matches which filter, in the order of time: few filters are used, and each again and again.
         self._events: dict[str, list[Happening]] = {"{}": []}
         self._tests: dict[str, Callable[[Happening], bool]] = {"{}": lambda _: True}
@@ -106,11 +105,16 @@ class MemoryServer:
         for matching in self._events.values():
             del matching[: bisect_left(matching, before, key=lambda event: event.occurred)]
 
+    def date(self) -> str:
+        """What the clock says, as a header."""
+        if self._date[0] != self.now:
+            self._date = self.now, format_datetime(self.now, usegmt=True)
+        return self._date[1]
+
     # Answers
 
     def answer(self, method: str, url: str, params: Mapping[str, str] | None, body: Any) -> tuple[int, str]:
         """The status and the body of an answer."""
-        self.requests += 1
         path = urlsplit(url).path.removeprefix("/api")
         self._measure(path, body)
         try:
@@ -166,14 +170,10 @@ class MemoryServer:
         criteria = body.get(table, {})
         if table == "task_runs" and "end_time" in criteria and not self.ends_of_task_runs:
             raise Refusal(422, "Extra inputs are not permitted: end_time")
-        things = self.tables[table].values()
-        asked = criteria.get("id", {}).get("any_")
-        if asked is not None:
-            things = {
-                identity: self.tables[table][identity] for identity in asked if identity in self.tables[table]
-            }.values()
+        there = self.tables[table]
         test = _test_of(criteria)
-        return [thing for thing in things if test(thing.fields)]
+        asked = criteria.get("id", {}).get("any_", there)
+        return [there[identity] for identity in asked if identity in there and test(there[identity].fields)]
 
     # Events
 
@@ -222,14 +222,20 @@ class _Answer(requests.Response):
 
 @contextmanager
 def answering(server: MemoryServer) -> Iterator[None]:
-    """Let the server take the place of the network for this process."""
+    """Let the server take the place of the base class's wrapper, and so of the network, for this process."""
 
-    def request(_: requests.Session, method: str, url: str, **options: Any) -> requests.Response:
+    def respond(method: str, url: str, **options: Any) -> requests.Response:
         status, text = server.answer(method, url, options.get("params"), options.get("json"))
-        headers = {"Date": format_datetime(server.now, usegmt=True), "Content-Type": "application/json"}
+        headers = {"Date": server.date(), "Content-Type": "application/json"}
         return _Answer(url, status, text, headers)
 
-    with patch.object(requests.Session, "request", request):
+    def get(_: RequestsWrapper, url: str, **options: Any) -> requests.Response:
+        return respond("GET", url, **options)
+
+    def post(_: RequestsWrapper, url: str, **options: Any) -> requests.Response:
+        return respond("POST", url, **options)
+
+    with patch.object(RequestsWrapper, "get", get), patch.object(RequestsWrapper, "post", post):
         yield
 
 

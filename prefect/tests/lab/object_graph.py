@@ -21,9 +21,9 @@ SEQUENCES = (list, tuple, set, frozenset, deque)
 
 @dataclass
 class Held:
-    """What is found at one path: how long all is that has a length, texts included, and how many bytes it takes."""
+    """What is found at one path: how many objects the containers there hold, and how many bytes all of it takes."""
 
-    length: int = 0
+    objects: int = 0
     size: int = 0
 
 
@@ -43,25 +43,30 @@ def held_by(root: object) -> dict[str, Held]:
         seen[id(thing)] = thing
         held = found.setdefault(path, Held())
         held.size += sys.getsizeof(thing)
-        if isinstance(thing, (Mapping, *SEQUENCES, str, bytes, bytearray, array)):
-            held.length += len(thing)
+        if isinstance(thing, (Mapping, *SEQUENCES, array)):
+            held.objects += len(thing)
         pending.extend((part, path + step) for part, step in _parts_of(thing))
     return found
 
 
 def grown(before: Mapping[str, Held], after: Mapping[str, Held], factor: float, spare: int) -> dict[str, str]:
-    """The paths at which what has a length is longer than so many times what it was, and `spare` more."""
+    """The paths at which there are more objects than so many times what there were, and `spare`."""
     return {
-        path: f"{before.get(path, Held()).length} -> {held.length}"
+        path: f"{before.get(path, Held()).objects} -> {held.objects}"
         for path, held in after.items()
-        if held.length > factor * before.get(path, Held()).length + spare
+        if held.objects > factor * before.get(path, Held()).objects + spare
     }
+
+
+def size_of(held: Mapping[str, Held]) -> int:
+    """The bytes at all paths together."""
+    return sum(item.size for item in held.values())
 
 
 def show_largest(held: Mapping[str, Held], number: int) -> None:
     """Print the paths with the most bytes, a line each."""
     for path, item in sorted(held.items(), key=lambda item: -item[1].size)[:number]:
-        print(f"{item.size:>10,} bytes {item.length:>8,} long  {path}")
+        print(f"{item.size:>10,} bytes {item.objects:>8,} objects  {path}")
 
 
 def _parts_of(thing: object) -> Iterator[tuple[object, str]]:

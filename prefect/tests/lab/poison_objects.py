@@ -126,6 +126,8 @@ class Maker:
         status = send(self.api, path, body)
         if status not in (201, 500):
             raise Refused(f"the server answers {status}")
+        # No answer tells whose fault it is that a page cannot be shown.
+        self._ids.clear()
 
     def named(self, path: str) -> None:
         """Take back what is at this path, too."""
@@ -212,6 +214,16 @@ def _task_run(maker: Maker, **fields: Any) -> None:
     maker.task_run(maker.run(), **fields)
 
 
+def _each(*makes: Make) -> Make:
+    """One thing after the other."""
+
+    def make_all(maker: Maker) -> None:
+        for make in makes:
+            make(maker)
+
+    return make_all
+
+
 def _of_pool(maker: Maker, **fields: Any) -> None:
     maker.pool(**fields)
 
@@ -227,22 +239,25 @@ def _of_run(maker: Maker, **fields: Any) -> None:
 POISON_OBJECTS: dict[str, Make] = {
     **{f"names with {what}": partial(_everything_named, name) for what, name in ODD_NAMES.items()},
     "a pool whose name is a query": partial(_of_pool, name="a?b=c#d"),
-    "a pool with a huge limit": partial(_of_pool, concurrency_limit=LARGEST),
+    "a pool and a queue with huge limits": _each(
+        partial(_of_pool, concurrency_limit=LARGEST), partial(_queue, concurrency_limit=LARGEST, priority=LARGEST)
+    ),
     "a queue with a limit of 0": partial(_queue, concurrency_limit=0),
-    "a queue with a huge limit and priority": partial(_queue, concurrency_limit=LARGEST, priority=LARGEST),
-    "a queue polled in the year 1": partial(_queue, changed={"last_polled": FIRST_YEAR}),
-    "a queue polled in the year 9999": partial(_queue, changed={"last_polled": LAST_YEAR}),
-    "a worker that beats before it has beaten": partial(_worker, interval_seconds=-5),
-    "a worker that never beats again": partial(_worker, interval_seconds=LARGEST),
-    "a deployment without a name": partial(_of_deployment, name=""),
+    "queues polled in the years 1 and 9999": _each(
+        *(partial(_queue, changed={"last_polled": year}) for year in (FIRST_YEAR, LAST_YEAR))
+    ),
+    "workers that beat before they have beaten, or never again": _each(
+        *(partial(_worker, interval_seconds=seconds) for seconds in (-5, LARGEST))
+    ),
+    "a deployment and a run without a name": _each(partial(_of_deployment, name=""), partial(_ended_run, name="")),
     "a deployment with parameters of 400 kB": partial(_of_deployment, parameters={"text": MARKER * 28_000}),
     "a deployment with a number of 4,000 digits": partial(_of_deployment, parameters={MARKER: int("9" * 4000)}),
-    "a schedule from the year 1 on": partial(_schedule, anchor=FIRST_YEAR),
-    "a schedule from the year 9999 on": partial(_schedule, anchor=LAST_YEAR),
+    "schedules from the years 1 and 9999 on": _each(
+        *(partial(_schedule, anchor=year) for year in (FIRST_YEAR, LAST_YEAR))
+    ),
     "a run with parameters of 400 kB": partial(_ended_run, parameters={"text": MARKER * 28_000}),
     "a run with parameters that are 251 deep": partial(_ended_run, parameters={"deep": nested(251)}),
     "a run with a name of a megabyte": partial(_of_run, name="n" * MEGABYTE),
-    "a run with an empty name": partial(_ended_run, name=""),
     "a run with 80 odd tags": partial(_ended_run, tags=[f"{CONTROLS},:{number}" for number in range(80)]),
     "a run that was to start in the year 1": partial(_planned_run, moment=FIRST_YEAR),
     "a run that is to start in the year 9999": partial(_planned_run, moment=LAST_YEAR),
@@ -252,10 +267,10 @@ POISON_OBJECTS: dict[str, Make] = {
     "a state's name of 900 characters": partial(_ended_run, state_name="n" * 900),
     "a state's name with dots and marks": partial(_ended_run, state_name=f"The.End...{BIDI}{EMOJI}"),
     "a state's name with control characters": partial(_ended_run, state_name=f"odd{CONTROLS}"),
-    "limits of 0": partial(_limits, limit=0),
-    "huge limits": partial(_limits, limit=LARGEST),
-    "a task run with control characters": partial(_task_run, task_key=f"odd{CONTROLS}", tags=[f"odd{CONTROLS}"]),
-    "a task run with NUL in its key": partial(_task_run, task_key="odd\0key"),
+    "limits of 0 and huge ones": _each(*(partial(_limits, limit=limit) for limit in (0, LARGEST))),
+    "a task run with NUL and control characters": partial(
+        _task_run, task_key=f"odd\0{CONTROLS}", tags=[f"odd{CONTROLS}"]
+    ),
     "a task run of 20,000 inputs": partial(
         _task_run, task_inputs=inputs([str(uuid.uuid4()) for number in range(20_000)])
     ),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from .models import ApiModel, Event, EventPage, EventPageModel, Oddities
+from .models import MOST_ID_CHARACTERS, ApiModel, Event, EventPage, EventPageModel, Oddities
 
 # What the two ways take at the most, by the estimates below.
 MOST_QUICK_BYTES = 24 * 1024 * 1024
@@ -138,6 +138,8 @@ class _Reduction:
 
 
 def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | None:
+    if model is Event and isinstance(item, dict) and not oddities.tells(str(item.get("id"))[:MOST_ID_CHARACTERS]):
+        oddities = Oddities()
     for _ in range(MOST_ROUNDS):
         if not isinstance(item, dict):
             break

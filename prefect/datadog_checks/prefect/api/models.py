@@ -6,6 +6,7 @@ people send is bounded here, whatever its shape: see `answers`, which reads thes
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -270,8 +271,10 @@ class EventPage:
 # What a warning shows of fields, of which a damaged answer may have any number, with names of any length.
 MOST_FIELDS = 30
 MOST_FIELD_CHARACTERS = 100
+MOST_LEFT_OUT = 5
 MOST_REASON_CHARACTERS = 200
 MOST_ID_CHARACTERS = 40
+MOST_TOLD = 10_000
 
 
 class Oddities:
@@ -281,17 +284,30 @@ class Oddities:
     are cut, and never by what is in them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: Oddities | None = None) -> None:
+        """`before` are those of the check run before this one."""
         self._fields: dict[tuple[str, str], int] = {}
         self._left_out: dict[tuple[str, str], int] = {}
+        # Events come again for as long as they are looked back for, and are told of in one check run only.
+        self._told: OrderedDict[str, None] = before._told if before else OrderedDict()
+        self._tells: set[str] = set()
 
     def note(self, model: type[ApiModel], field: str) -> None:
         _count(self._fields, (model.__name__, field[:MOST_FIELD_CHARACTERS]))
 
+    def tells(self, event_id: str) -> bool:
+        """Whether it is this check run that tells what is odd about an event."""
+        if event_id not in self._told:
+            self._told[event_id] = None
+            self._tells.add(event_id)
+            if len(self._told) > MOST_TOLD:
+                self._told.popitem(last=False)
+        return event_id in self._tells
+
     def leave_out(self, model: type[ApiModel], why: str, identity: str = "") -> None:
         """Note an object that cannot be read or evaluated at all."""
         name = f"{model.__name__} {shortened(identity)}".rstrip()
-        _count(self._left_out, (name, why[:MOST_REASON_CHARACTERS]))
+        _count(self._left_out, (name, why[:MOST_REASON_CHARACTERS]), MOST_LEFT_OUT)
 
     def __bool__(self) -> bool:
         """Whether there are fields that did not parse."""
@@ -308,9 +324,9 @@ class Oddities:
         )
 
 
-def _count(kinds: dict[tuple[str, str], int], kind: tuple[str, str]) -> None:
-    if kind not in kinds and len(kinds) >= MOST_FIELDS:
-        kind = ("other", "fields")
+def _count(kinds: dict[tuple[str, str], int], kind: tuple[str, str], most: int = MOST_FIELDS) -> None:
+    if kind not in kinds and len(kinds) >= most:
+        kind = ("other", "fields") if most == MOST_FIELDS else ("others", "likewise")
     kinds[kind] = kinds.get(kind, 0) + 1
 
 

@@ -62,6 +62,7 @@ class PrefectApi:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._pager = Pager(client, Oddities())
+        self._events_at_once = EVENTS_PAGE_SIZE
 
     @property
     def url(self) -> str:
@@ -70,7 +71,7 @@ class PrefectApi:
     def begin_run(self, budget_seconds: float) -> Oddities:
         """Start a check run's time; returns where its odd fields will be noted."""
         self._client.begin_run(budget_seconds)
-        self._pager.oddities = Oddities()
+        self._pager.oddities = Oddities(before=self._pager.oddities)
         return self._pager.oddities
 
     @property
@@ -268,11 +269,15 @@ class PrefectApi:
         They may be fewer where so many are too large to be read at once; one that is too large alone is there without
         what it tells.
         """
+        # A page of events of a megabyte each takes the server seconds, and is not asked for again and again.
+        limit = min(limit, self._events_at_once)
         while True:
             occurred = {"since": utc_text(since), "until": utc_text(until)}
             body = {"filter": {**criteria, "occurred": occurred, "order": "DESC"}, "limit": limit}
             try:
                 page = self._client.post("/events/filter", self._read_events, body)
+                if limit == self._events_at_once:
+                    self._events_at_once = min(limit + 1, EVENTS_PAGE_SIZE)
                 return replace(page, query=EventQuery(criteria, since, until, limit))
             except UnreadableAnswer as error:
                 if limit == 0:
@@ -280,7 +285,7 @@ class PrefectApi:
                 cause = str(error)
             if limit == 1:
                 return self._without_newest(criteria, since, until, cause)
-            limit //= 2
+            limit = self._events_at_once = limit // 2
 
     def next_events(self, page: EventPage) -> EventPage | None:
         """The page after this one, or None. Of the server's own link only the token is used: its host is a guess.
@@ -306,7 +311,8 @@ class PrefectApi:
             if query is None or not page.events:
                 raise
             until = min(event.occurred for event in page.events)
-            return self.events(query.criteria, query.since, until, max(1, query.limit // 2))
+            self._events_at_once = max(1, query.limit // 2)
+            return self.events(query.criteria, query.since, until, self._events_at_once)
         if following.next_page == page.next_page:
             raise RequestFailed("GET /events/filter/next", "its link leads back to itself")
         return replace(following, query=query)

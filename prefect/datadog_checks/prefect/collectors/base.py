@@ -206,6 +206,7 @@ class TransitionCollector(FeedCollector):
         self._objects_through = aware_moment(through) if through else None
         self._objects_read_at: datetime | None = None
         self._told: dict[str, tuple[Transition | None, str]] = {}
+        self._about_no_run: set[str] = set()
 
     @abstractmethod
     def take_objects(self, sheet: Sheet, since: datetime) -> bool:
@@ -230,7 +231,7 @@ class TransitionCollector(FeedCollector):
         if event.id not in self._told:
             transition = transition_of(event)
             if transition and not is_uuid(transition.run_id):
-                self.context.api.oddities.leave_out(Event, "what it is about has no UUID", event.id)
+                self._about_no_run.add(event.id)
                 transition = None
             self._told[event.id] = transition, self._key(transition, transition.at) if transition else event.id
         return self._told[event.id]
@@ -257,8 +258,12 @@ class TransitionCollector(FeedCollector):
     def go_on(self, sheet: Sheet) -> None:
         """Take more events; the objects have been looked at in this check run."""
         self._told.clear()
+        self._about_no_run.clear()
         self._ledger.begin()
         super().collect(sheet)
+        for event in self._taken:
+            if event.id in self._about_no_run:
+                self.context.api.oddities.leave_out(Event, "what it is about has no UUID", event.id)
 
     def collect(self, sheet: Sheet) -> None:
         self.go_on(sheet)
