@@ -77,7 +77,9 @@ def token_source(settings: Mapping[str, Any]) -> str:
     reader = settings["reader"]
     place = str(reader.get("url") or reader.get("login_url") or reader.get("path"))
     parts = urlsplit(place)
-    return place if not parts.netloc else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    shown = place if not parts.netloc else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    key = reader.get("private_key_path")
+    return f"{shown}, with the key {key}" if key else shown
 
 
 def _plain(settings: Any) -> Any:

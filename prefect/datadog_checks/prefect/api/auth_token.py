@@ -6,6 +6,7 @@ without the token, get a new one at each refusal of whatever kind, and wait for 
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,9 @@ from .transport import Background
 # A reader that knows no timeout is left to itself after a minute, and so many of them are.
 GIVEN_UP_AFTER_SECONDS = 60.0
 MOST_GIVEN_UP = 3
+MOST_CAUSE_CHARACTERS = 200
+# Where objects are in memory, which would make each message another one.
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class AuthToken:
@@ -56,6 +60,9 @@ class AuthToken:
             return self._read(error="refused")
 
     def _read(self, **reason: str) -> Mapping[str, str]:
+        if not self._headers:
+            # What a reader has, it keeps, be it of no use.
+            reason = {"error": "there is no token yet"}
         try:
             written = self._background(reason).result(self._seconds_left())
         except TimeoutError:
@@ -65,8 +72,8 @@ class AuthToken:
             raise TokenUnavailable(self._source, _cause(error)) from None
         self._reading = None
         # A reader that still has a good token writes none.
-        if not written and (reason or not self._headers):
-            raise TokenUnavailable(self._source, "there is none")
+        if not written and reason:
+            raise TokenUnavailable(self._source, "there is no access token")
         for name, value in written.items():
             if not value.isprintable() or not _is_latin(value) or value != value.strip():
                 raise TokenUnavailable(self._source, f"it is empty, or cannot be sent in a header `{name}`")
@@ -94,7 +101,10 @@ def _cause(error: Exception) -> str:
         return f"status {status}" if status else plain_words(innermost(error))
     if isinstance(error, OSError) and error.filename:
         return error.strerror or type(error).__name__
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if isinstance(error, (TypeError, AttributeError, KeyError)) or "dictionary update" in str(error):
+        return "what comes back is no JSON object with an access token that is a text"
+    words = ADDRESS.sub("", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {words[:MOST_CAUSE_CHARACTERS]}"
 
 
 def _is_latin(text: str) -> bool:

@@ -236,6 +236,9 @@ class Client:
         except OSError as error:
             # Not from the network, whose errors requests wraps, but from reading the files of the TLS options.
             raise TlsFilesUnusable(self.url, plain_words(error)) from None
+        if answer.status == 500:
+            # The server drops the connection after it, as a rule when the next request is on its way.
+            self._http.session.close()
         with self._lock:
             self.clock.observe(answer.headers.get("Date"), sent, self.time.monotonic())
         if answer.status in WORTH_RETRYING:
