@@ -35,6 +35,7 @@ class AuthToken:
         self._source = source
         # A token that stays refused is not renewed at each request.
         self._may_renew = True
+        self._failure: TokenUnavailable | None = None
         self._seconds_left = seconds_left
         self._headers: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -45,6 +46,7 @@ class AuthToken:
     def begin_run(self) -> None:
         """A check run begins, in which the token may be renewed once."""
         self._may_renew = True
+        self._failure = None
 
     def headers(self) -> Mapping[str, str]:
         """The headers for the next request. Raises `TokenUnavailable`."""
@@ -54,10 +56,16 @@ class AuthToken:
     def renewed(self, instead_of: Mapping[str, str]) -> Mapping[str, str]:
         """The headers in place of those that the server refused; several requests that were refused get the same."""
         with self._lock:
+            if self._failure is not None:
+                raise self._failure
             if self._headers != instead_of or not self._may_renew:
                 return self._headers
             self._may_renew = False
-            return self._read(error="refused")
+            try:
+                return self._read(error="refused")
+            except TokenUnavailable as error:
+                self._failure = error
+                raise
 
     def _read(self, **reason: str) -> Mapping[str, str]:
         if not self._headers:
