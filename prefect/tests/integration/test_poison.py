@@ -211,9 +211,9 @@ def assert_left_out(posted: Posted, first: CheckRunResult, second: CheckRunResul
 
 
 def assert_one_warning(posted: Posted, first: CheckRunResult, second: CheckRunResult) -> None:
-    """At most one, that says what it is about and no more; of an event never again, of an object while it is there."""
+    """At most one, never again, that says what it is about and no more."""
     assert len(first.warnings) <= 1, first.warnings
-    assert len(second.warnings) <= (0 if posted.event_ids else 1), second.warnings
+    assert second.warnings == []
     for warning in first.warnings:
         assert len(warning) <= MOST_CHARACTERS
         assert posted.is_named_by(warning) or warning.lower().startswith(ABOUT_FIELDS), warning

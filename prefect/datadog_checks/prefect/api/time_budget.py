@@ -32,7 +32,7 @@ class TimeBudget:
         self._sleep = sleep
         self._seconds = 0.0
         self._end = self._deadline = 0.0
-        # How long endpoints were waited for in vain in this check run, and until when they asked to be left alone.
+        # How long endpoints did not answer in this check run, and until when they asked to be left alone.
         self._waited: dict[str, float] = {}
         self._paused_until: dict[str, float] = {}
 
@@ -70,7 +70,7 @@ class TimeBudget:
     def patience(self, request: str, path: str, timeout_seconds: float) -> float:
         """How many seconds an answer may be waited for.
 
-        Raises `OutOfTime` where none are left, or no more than were waited for in vain before.
+        Raises `OutOfTime` where none are left, or no more than it took without an answer before.
         """
         pause = self._allowed_at(path) - self.monotonic()
         if pause >= self.seconds_left() > 0:

@@ -54,7 +54,7 @@ class Context:
             yield
         except ApiError:
             raise
-        except Exception as error:  # whoever wrote the object, no code foresaw it
+        except Exception as error:  # of a type that depends on what is in the object
             self.log_unforeseen(error)
             # What it says may be what is in the object.
             self.api.oddities.leave_out(model, f"it cannot be evaluated ({type(error).__name__})", identity)
