@@ -45,6 +45,15 @@ class Credentials:
         return cls(authorization, (*options, *(["tls_cert"] if config.tls_cert else [])), auth_token)
 
 
+def is_latin(text: str) -> bool:
+    """Whether it can be sent in a header."""
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def authorizing_options(config: Any) -> list[str]:
     """The options that each make a header `Authorization` of their own; only one of them can be sent."""
     options = [option for option in ("auth_string", "api_key") if getattr(config, option) is not None]

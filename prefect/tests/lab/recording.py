@@ -100,12 +100,17 @@ def answered_by(answer: Callable[[requests.PreparedRequest], RecordedAnswer]) ->
 @contextmanager
 def _instead_of_sending(send: Callable[..., requests.Response]) -> Iterator[None]:
     original = HTTPAdapter.send
+    is_over = False
 
     def instead(adapter: HTTPAdapter, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        return send(original, adapter, request, **options)
+        # The adapters of a check that is made meanwhile keep this method for good.
+        return HTTPAdapter.send(adapter, request, **options) if is_over else send(original, adapter, request, **options)
 
-    with patch.object(HTTPAdapter, "send", instead):
-        yield
+    try:
+        with patch.object(HTTPAdapter, "send", instead):
+            yield
+    finally:
+        is_over = True
 
 
 def response_of(request: requests.PreparedRequest, answer: RecordedAnswer) -> requests.Response:

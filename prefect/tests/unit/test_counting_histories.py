@@ -369,6 +369,24 @@ def test_a_history_that_goes_on_after_it_was_read_is_read_again(request_number: 
     history.teardown()
 
 
+@pytest.mark.parametrize("request_number", range(1, 11))
+def test_an_end_that_was_read_before_a_request_failed_is_read_again(
+    monkeypatch: pytest.MonkeyPatch, request_number: int
+) -> None:
+    monkeypatch.setattr(task_runs, "MANY", 1)
+    history = CountingHistories()
+    at_once, never = Step(0.002, 0, "at once", 0.0), Step(0.002, 0, "never", 0.0)
+    history.the_check_begins(seconds=900.0, shown="at once")
+    history.a_task_run_is_created(flow_run=0, ahead=0, waits=0, shown="at once", steps=[at_once, at_once])
+    history.time_passes(60)
+    history.run_undisturbed()
+    history.a_task_run_is_created(flow_run=0, ahead=0, waits=0, shown="at once", steps=[at_once, never])
+    history.time_passes(60)
+    history.the_check_runs(15, "fails", request_number, ERRORS[0], 0, [], False)
+    history.run_undisturbed()
+    assert sum(number for (name, _, _), number in history.counted.items() if name == "task_runs.completed.count") == 2
+
+
 @pytest.mark.parametrize("is_told", [True, False], ids=["told in the end", "never told"])
 def test_a_start_waits_for_the_end_that_it_waited_for_as_long_as_a_busy_server_may_take(is_told: bool) -> None:
     history = CountingHistories()

@@ -189,7 +189,7 @@ def test_a_limit_with_which_nothing_can_be_calculated_is_absent(limit: str) -> N
 def test_any_number_of_odd_fields_with_names_of_any_length_makes_a_warning_that_can_be_read() -> None:
     oddities = Oddities()
     for number in range(5000):
-        oddities.note(Event, f"resource.{number:04}.{'x' * 1000}")
+        oddities.note(Event, f"resource.{number:04}.{'x' * 1000}", "an id")
     assert len(str(oddities)) < 4000
     assert str(oddities).endswith(", other.fields (4970)")
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from .models import MOST_ID_CHARACTERS, ApiModel, Event, EventPage, EventPageModel, Oddities
+from .models import ApiModel, Event, EventPage, EventPageModel, Oddities
 
 # What the two ways take at the most, by the estimates below.
 MOST_QUICK_BYTES = 24 * 1024 * 1024
@@ -53,7 +53,7 @@ def read_objects(model: type[Model], body: bytes, oddities: Oddities) -> tuple[l
     for field in model.essential:
         for item in objects:
             if getattr(item, field) is None:
-                oddities.note(model, field)
+                oddities.note(model, field, str(getattr(item, "id", "")))
     return objects, size
 
 
@@ -138,8 +138,7 @@ class _Reduction:
 
 
 def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | None:
-    if model is Event and isinstance(item, dict) and not oddities.tells(str(item.get("id"))[:MOST_ID_CHARACTERS]):
-        oddities = Oddities()
+    identity = str(item.get("id")) if isinstance(item, dict) else ""
     for _ in range(MOST_ROUNDS):
         if not isinstance(item, dict):
             break
@@ -154,10 +153,10 @@ def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | N
         # From the back, so that taking one item out of a list does not move those still to be taken out.
         for location in sorted(set(problems), key=_position, reverse=True):
             names = [part for part in location if isinstance(part, str)]
-            oddities.note(model, ".".join(names[:MOST_NAMES]) or "identity")
+            oddities.note(model, ".".join(names[:MOST_NAMES]) or "identity", identity)
             if not location or not _take_out(item, location):
                 return None
-    oddities.note(model, "object")
+    oddities.note(model, "object", identity)
     return None
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from requests import RequestException
 
+from datadog_checks.prefect.credentials import is_latin
+
 from .errors import TokenUnavailable
 from .failures import innermost, plain_words
 from .transport import Background
@@ -83,7 +85,7 @@ class AuthToken:
         if not written and reason:
             raise TokenUnavailable(self._source, "there is no access token")
         for name, value in written.items():
-            if not value.isprintable() or not _is_latin(value) or value != value.strip():
+            if not value.isprintable() or not is_latin(value) or value != value.strip():
                 raise TokenUnavailable(self._source, f"it is empty, or cannot be sent in a header `{name}`")
         self._headers = written or self._headers
         return self._headers
@@ -113,11 +115,3 @@ def _cause(error: Exception) -> str:
         return "what comes back is no JSON object with an access token that is a text"
     words = ADDRESS.sub("", " ".join(str(error).split()))
     return f"{type(error).__name__}: {words[:MOST_CAUSE_CHARACTERS]}"
-
-
-def _is_latin(text: str) -> bool:
-    try:
-        text.encode("latin-1")
-    except UnicodeEncodeError:
-        return False
-    return True

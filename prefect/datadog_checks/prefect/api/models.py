@@ -281,33 +281,39 @@ class Oddities:
     """What of the answers of one check run was not taken, for one warning in all.
 
     Fields that do not parse are counted by kind of object and field. Objects that are left out are named, by ids that
-    are cut, and never by what is in them.
+    are cut, and never by what is in them. What stays odd is told of in one check run only.
     """
 
     def __init__(self, before: Oddities | None = None) -> None:
         """`before` are those of the check run before this one."""
         self._fields: dict[tuple[str, str], int] = {}
         self._left_out: dict[tuple[str, str], int] = {}
-        # Events come again for as long as they are looked back for, and are told of in one check run only.
-        self._told: OrderedDict[str, None] = before._told if before else OrderedDict()
+        self._without_identity: dict[tuple[str, str], int] = {}
+        self._told: OrderedDict[str, None] = before._told if before is not None else OrderedDict()
         self._tells: set[str] = set()
 
-    def note(self, model: type[ApiModel], field: str) -> None:
-        _count(self._fields, (model.__name__, field[:MOST_FIELD_CHARACTERS]))
-
-    def tells(self, event_id: str) -> bool:
-        """Whether it is this check run that tells what is odd about an event."""
-        if event_id not in self._told:
-            self._told[event_id] = None
-            self._tells.add(event_id)
-            if len(self._told) > MOST_TOLD:
-                self._told.popitem(last=False)
-        return event_id in self._tells
+    def note(self, model: type[ApiModel], field: str, identity: str) -> None:
+        """Note a field of an object that is missing, or does not parse."""
+        if self._is_new(f"{model.__name__} {identity[:MOST_ID_CHARACTERS]} {field[:MOST_FIELD_CHARACTERS]}"):
+            _count(self._fields, (model.__name__, field[:MOST_FIELD_CHARACTERS]))
 
     def leave_out(self, model: type[ApiModel], why: str, identity: str = "") -> None:
         """Note an object that cannot be read or evaluated at all."""
-        name = f"{model.__name__} {shortened(identity)}".rstrip()
-        _count(self._left_out, (name, why[:MOST_REASON_CHARACTERS]), MOST_LEFT_OUT)
+        kind = f"{model.__name__} {shortened(identity)}".rstrip(), why[:MOST_REASON_CHARACTERS]
+        if not identity:
+            # The second one of a kind is another object, so long as both are there.
+            _count(self._without_identity, kind)
+        if self._is_new(f"{kind} {self._without_identity.get(kind, 0)}"):
+            _count(self._left_out, kind, MOST_LEFT_OUT)
+
+    def _is_new(self, thing: str) -> bool:
+        """Whether no check run before this one has told of it."""
+        if thing not in self._told:
+            self._told[thing] = None
+            self._tells.add(thing)
+            if len(self._told) > MOST_TOLD:
+                self._told.popitem(last=False)
+        return thing in self._tells
 
     def __bool__(self) -> bool:
         """Whether there are fields that did not parse."""

@@ -84,6 +84,8 @@ class TaskRunTransitions(TransitionCollector):
         # The task runs whose start is known, and when those of them ended whose ends are still looked at again.
         self._started: Recent[str, None] = Recent()
         self._ends: dict[str, datetime] = {}
+        # The same of objects whose ends this check run has counted.
+        self._ends_read: dict[str, datetime] = {}
         # So that the first check run looks.
         self._idle_runs = -1
         self._first_starts: Recent[str, datetime] = Recent()
@@ -120,6 +122,7 @@ class TaskRunTransitions(TransitionCollector):
         return len(events)
 
     def take_objects(self, sheet: Sheet, since: datetime) -> bool:
+        self._ends_read = {}
         unfinished = self.context.task_board.fresh()
         if not unfinished and self.is_quiet and self.context.board.is_idle():
             self._idle_runs += 1
@@ -127,9 +130,10 @@ class TaskRunTransitions(TransitionCollector):
             self._idle_runs = 0
         if self._idle_runs % IDLE_RUNS_BETWEEN:
             return False
+        ended = self._ended(since)
         transitions = [
             transition
-            for task_run in [*unfinished, *self._ended(since)]
+            for task_run in [*unfinished, *ended]
             for transition in (self._start(task_run), task_end(task_run))
             if transition is not None and not self.is_counted(transition)
         ]
@@ -139,7 +143,13 @@ class TaskRunTransitions(TransitionCollector):
             with self.context.leaving_out(TaskRun, transition.run_id):
                 if not self._is_too_early(transition, ends):
                     self._count(sheet, transition, scopes.get(transition.flow_run_id or "", Scope()), ends)
+        self._ends_read = {run.id: run.end_time for run in ended if run.end_time}
         return True
+
+    def commit(self) -> None:
+        # Not before: one that is known is not read again, even if it was not counted.
+        self._ends.update(self._ends_read)
+        super().commit()
 
     def _is_too_early(self, transition: Transition, ends: Mapping[str, datetime]) -> bool:
         """Whether it is a start of which it is still to be known since when it could."""
@@ -177,7 +187,6 @@ class TaskRunTransitions(TransitionCollector):
             # As many as are known by all their events: none of these was lost. The latest are looked at later.
             is_known = len(self._ends) >= MANY and self.context.api.count_ended_task_runs(since, settled) == known
             ran = [] if is_known else self.context.api.ended_task_runs(since)
-            self._ends.update((run.id, run.end_time) for run in ran if run.end_time)
             return ran + self.context.api.task_runs_that_never_ran(TERMINAL, since - self.decided_within)
         except Rejected as refusal:
             if refusal.status != 422:

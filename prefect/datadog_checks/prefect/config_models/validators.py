@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
-from datadog_checks.prefect.credentials import authorizing_options, token_handler
+from datadog_checks.prefect.credentials import authorizing_options, is_latin, token_handler
 
 # A century: more is a slip, and overflows what times are kept in.
 MOST_SECONDS = 100 * 365 * 86400.0
@@ -71,7 +71,7 @@ def check_instance(model: Any) -> Any:
     for name, value in (model.custom_headers or {}).items():
         if not isinstance(value, str):
             raise ValueError(f"`custom_headers` takes a text for each header, which {name!r} has not")
-        if value != value.strip() or not value.isprintable() or not _is_latin(value):
+        if value != value.strip() or not value.isprintable() or not is_latin(value):
             raise ValueError(f"`custom_headers`: what {name!r} has cannot be sent as a header")
     return _check_timeouts(model, ("timeout", "connect_timeout", "read_timeout"))
 
@@ -87,7 +87,7 @@ def _check_credentials(model: Any) -> None:
         raise ValueError(f"{named} exclude each other: each makes a header `Authorization`, of which one can be sent")
     if "username" in options and (model.username is None or model.password is None):
         raise ValueError("`username` and `password` go together: one of them is missing")
-    if "username" in options and model.use_legacy_auth_encoding and not _is_latin(model.username + model.password):
+    if "username" in options and model.use_legacy_auth_encoding and not is_latin(model.username + model.password):
         raise ValueError("`username` or `password` has letters that want `use_legacy_auth_encoding: false`")
 
 
@@ -101,7 +101,7 @@ def _check_auth_token(auth_token: Any) -> None:
     if not HEADER_NAME.fullmatch(auth_token.writer["name"]):
         raise ValueError("`auth_token`: the `name` setting of its writer is not the name of a header")
     value = auth_token.writer.get("value", "")
-    if not value.isprintable() or not _is_latin(value):
+    if not value.isprintable() or not is_latin(value):
         raise ValueError("`auth_token`: the `value` setting of its writer cannot be sent as a header")
 
 
@@ -111,14 +111,6 @@ def _check_timeouts(model: Any, options: Iterable[str]) -> Any:
         if seconds is not None and not 0 < seconds <= MOST_SECONDS:
             raise ValueError(f"`{option}` takes a number of seconds greater than 0")
     return model
-
-
-def _is_latin(text: str) -> bool:
-    try:
-        text.encode("latin-1")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def initialize_instance(values: dict[str, Any], **_: Any) -> dict[str, Any]:
