@@ -30,7 +30,7 @@ help: ## Show what can be made
 
 check: .venvs/check/.stamp $(if $(PREFECT_URL)$(CONF),,.venvs/server/.stamp) ## Start a Prefect server, run flows on it, and show what the check submits (PREFECT_URL=, CONF=, JSON=1)
 	@case "$$CONF" in ""|/*) ;; *) CONF="$$PWD/$$CONF"; export CONF ;; esac; \
-	cd prefect && exec ../$(BIN)/python -m tests.lab.demo
+	exec $(BIN)/python -m lab.demo
 
 test: .venvs/check/.stamp .venvs/server/.stamp ## Run all tests, some of them also on other Pythons, the oldest base and the oldest server
 	$(BIN)/pytest $(SIDE_BY_SIDE) $(addprefix --ignore=,$(HEAVY))
@@ -80,17 +80,17 @@ test-oldest-server: .venvs/check/.stamp ## Run a few tests on the oldest server 
 	fi
 
 soak: .venvs/check/.stamp .venvs/server/.stamp ## Count through faults and compare with the truth, for many seeds (SEEDS=, MINUTES=, SEED=, RATE=, DROP=)
-	@cd prefect && exec ../$(BIN)/python -m tests.lab.soak
+	@exec $(BIN)/python -m lab.soak
 
 dashboard: .venvs/check/.stamp $(if $(PREFECT_URL)$(RECORDING),,.venvs/server/.stamp) ## Draw the dashboard from check runs of the demo (PREFECT_URL=, SECONDS=, RECORDING=, PICTURES=0); wants chromium
 	@case "$$RECORDING" in ""|/*) ;; *) RECORDING="$$PWD/$$RECORDING"; export RECORDING ;; esac; \
-	cd prefect && exec ../$(BIN)/python -m tests.datadog
+	exec $(BIN)/python -m lab.datadog
 
 recordings: .venvs/check/.stamp .venvs/server/.stamp ## Record again what the tests of the monitors need, 18 minutes each (FAULTS="healthy ...")
-	@cd prefect && exec ../$(BIN)/python -m tests.datadog.outages $(FAULTS)
+	@exec $(BIN)/python -m lab.datadog.outages $(FAULTS)
 
 bench: .venvs/check/.stamp .venvs/server/.stamp ## Measure what a check run costs on large servers, beside reading everything (SIZES=, RUNS=)
-	@cd prefect && exec ../$(BIN)/python -m tests.lab.bench
+	@exec $(BIN)/python -m lab.bench
 
 lint: .venvs/check/.stamp ## Check style and format
 	$(BIN)/ruff check

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from .lab.agent import Agent, CheckedAgent, forget_everything
-from .lab.prefect_api import PrefectApi
-from .lab.server import FAST_EVENTS, PrefectServer
+from lab.agent import Agent, CheckedAgent, forget_everything
+from lab.prefect_api import PrefectApi
+from lab.server import FAST_EVENTS, PrefectServer
 
 AgentFactory = Callable[..., Agent]
 

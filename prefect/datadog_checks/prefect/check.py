@@ -11,6 +11,7 @@ from datadog_checks.base.agent import datadog_agent
 from datadog_checks.base.utils.http import RequestsWrapper
 
 from .api.client import Client
+from .api.clock import ServerClock
 from .api.errors import (
     ApiError,
     NotPrefect,
@@ -22,22 +23,21 @@ from .api.errors import (
 )
 from .api.prefect import PrefectApi
 from .api.transport import HttpInTime
-from .clock import ServerClock
+from .api.versions import is_supported, lacking
 from .collectors import COLLECTORS, Collector, Context, Events, FeedCollector, Server
+from .config.settings import Settings
 from .config_models import ConfigMixin
+from .counting.event_activity import EventActivity
+from .counting.event_feed import Reach
 from .credentials import secrets_of
-from .deployment_watch import DeploymentWatch
 from .diagnostics import STEPS, findings
-from .event_feed import Reach
-from .event_gate import EventGate
-from .inventory import Inventory
-from .metrics import NAMESPACE
-from .run_board import RunBoard
-from .settings import Settings
+from .mirror.deployments import KnownDeployments
+from .mirror.flow_runs import ActiveFlowRuns
+from .mirror.inventory import Inventory
+from .mirror.task_runs import UnfinishedTaskRuns
+from .output.metrics import NAMESPACE
+from .output.submitter import Sheet, Submitter, VanishedTagSets
 from .state_store import Document, StateStore, remove_stale, take_over
-from .submitter import Sheet, Submitter, VanishedTagSets
-from .task_board import TaskBoard
-from .versions import is_supported, lacking
 
 VANISHED = "vanished_tag_sets"
 DIAGNOSIS_CATEGORY = "prefect"
@@ -192,25 +192,25 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._settings = settings = Settings.of(self.config)
         self._api = PrefectApi(Client(self.http, settings.url, ServerClock(), settings.headers, settings.credentials))
         self._inventory = Inventory(self._api, settings.filters)
-        self._board = RunBoard(self._api)
+        self._active_flow_runs = ActiveFlowRuns(self._api)
         self._store = self._open_store()
         self._submitter = Submitter(self, settings.tags, self._restore_vanished())
-        self._task_board = TaskBoard(self._api, self._inventory)
+        self._unfinished_task_runs = UnfinishedTaskRuns(self._api, self._inventory)
         reach = Reach(settings.event_lookback, settings.max_catch_up)
-        self._gate = EventGate(self._api, reach)
+        self._event_activity = EventActivity(self._api, reach)
         context = Context(
             self._api,
             settings,
             self._inventory,
-            self._board,
-            self._task_board,
-            DeploymentWatch(self._api, self._inventory, self._gate, reach, settings.interval),
-            self._gate,
+            self._active_flow_runs,
+            self._unfinished_task_runs,
+            KnownDeployments(self._api, self._inventory, self._event_activity, reach, settings.interval),
+            self._event_activity,
             self._store,
             self.warning,
             self._log_place,
         )
-        self._looks = (self._inventory, self._board, self._task_board, self._gate)
+        self._looks = (self._inventory, self._active_flow_runs, self._unfinished_task_runs, self._event_activity)
         self._version: str | None = None
         self._saved_vanished: Document = {}
         if settings.is_cloud:

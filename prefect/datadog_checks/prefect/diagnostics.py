@@ -13,8 +13,8 @@ from .api.client import Client
 from .api.errors import AccessDenied, ApiError, CsrfTokenRefused, Rejected, ServerUnusable, TlsFailed, Unreachable
 from .api.models import utc_text
 from .api.prefect import PrefectApi
-from .settings import Settings
-from .versions import is_supported, lacking
+from .api.versions import is_supported, lacking
+from .config.settings import Settings
 
 BUDGET_SECONDS = 30.0
 # As far as hosts differ that set their clocks by NTP; nobody sees it in times of whole seconds.

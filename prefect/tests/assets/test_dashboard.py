@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from datadog_checks.prefect.metrics import METRICS
-
-from ..datadog.dashboards import Dashboard, Picture, Widget, draw, expressions_of, problems_of, requests_of
-from ..datadog.outages import RECORDINGS
-from ..datadog.queries import metric_queries
-from ..datadog.series import Recording
+from datadog_checks.prefect.output.metrics import METRICS
+from lab.datadog.dashboards import Dashboard, Picture, Widget, draw, expressions_of, problems_of, requests_of
+from lab.datadog.outages import RECORDINGS
+from lab.datadog.queries import metric_queries
+from lab.datadog.series import Recording
 
 ASSETS = Path(__file__).parents[2] / "assets"
 FILE = ASSETS / "dashboards" / "prefect_overview.json"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ..datadog.__main__ import multi_line_pattern
-from ..datadog.logs import Pipeline, PipelineError, get, joined, rules_of
+from lab.datadog.__main__ import multi_line_pattern
+from lab.datadog.logs import Pipeline, PipelineError, get, joined, rules_of
 
 INTEGRATION = Path(__file__).parents[2]
 LOGS = INTEGRATION / "assets" / "logs"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from ..datadog.dashboards import Dashboard, unknown_in
-from ..datadog.monitors import Monitor, State, load_monitors
-from ..datadog.outages import FAULTS, RECORDINGS
-from ..datadog.queries import QueryError, metric_queries
-from ..datadog.series import Recording
+from lab.datadog.dashboards import Dashboard, unknown_in
+from lab.datadog.monitors import Monitor, State, load_monitors
+from lab.datadog.outages import FAULTS, RECORDINGS
+from lab.datadog.queries import QueryError, metric_queries
+from lab.datadog.series import Recording
 
 ASSETS = Path(__file__).parents[2] / "assets"
 MONITORS = load_monitors(ASSETS / "monitors")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ..datadog import __main__ as command
-from ..datadog.dashboards import Dashboard, draw
-from ..datadog.logs import Entry
-from ..datadog.monitors import State
-from ..datadog.outages import RECORDINGS
-from ..datadog.page import formatted, markdown, page
-from ..datadog.series import Recording
+from lab.datadog import __main__ as command
+from lab.datadog.dashboards import Dashboard, draw
+from lab.datadog.logs import Entry
+from lab.datadog.monitors import State
+from lab.datadog.outages import RECORDINGS
+from lab.datadog.page import formatted, markdown, page
+from lab.datadog.series import Recording
 
 
 @pytest.fixture

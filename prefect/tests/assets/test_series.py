@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..datadog.series import Recording
-from ..lab.agent import CheckRunResult, Series
+from lab.agent import CheckRunResult, Series
+from lab.datadog.series import Recording
 
 SIZE, WAIT = "prefect.server.size", "prefect.server.wait"
 

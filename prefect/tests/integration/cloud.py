@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from .proxy import Answer, Proxy, Request
+from lab.proxy import Answer, Proxy, Request
 
 ACCOUNT, WORKSPACE = "11111111-aaaa-4aaa-8aaa-000000000001", "22222222-bbbb-4bbb-8bbb-000000000002"
 API_KEY = "pnu_0123456789abcdefghijklmnopqrstuvwxyz"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import trustme
 
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import FAST_EVENTS, PrefectServer
-from ..lab.version import reason_to_skip
-from .proxy import Proxy
+from lab.prefect_api import PrefectApi
+from lab.proxy import Proxy
+from lab.server import FAST_EVENTS, PrefectServer
+from lab.version import reason_to_skip
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from datadog_checks.prefect.settings import LEAST_BUDGET_SECONDS
-
-from ..lab.forked_checks import ForkedChecks, Outcome
-from ..lab.hostile import Answer, HostileServer, Scene
+from datadog_checks.prefect.config.settings import LEAST_BUDGET_SECONDS
+from lab.forked_checks import ForkedChecks, Outcome
+from lab.hostile import Answer, HostileServer, Scene
 
 MOST_MEBIBYTES = 64.0
 # What a busy machine adds.

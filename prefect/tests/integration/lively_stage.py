@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-from ..lab.agent import NAMESPACE, Agent, CheckRunResult
-from ..lab.prefect_api import Json, PrefectApi, run_state
-from ..lab.server import FAST_EVENTS
-from ..lab.task_run import ClientTaskRun
-from ..lab.waiting import wait_until
+from lab.agent import NAMESPACE, Agent, CheckRunResult
+from lab.prefect_api import Json, PrefectApi, run_state
+from lab.server import FAST_EVENTS
+from lab.task_run import ClientTaskRun
+from lab.waiting import wait_until
+
 from .stage import Stage
 
 BUDGET_SECONDS = 15.0

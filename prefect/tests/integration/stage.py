@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..lab.prefect_api import Json, PrefectApi
+from lab.prefect_api import Json, PrefectApi
 
 
 @dataclass

@@ -9,25 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from datadog_checks.prefect.metrics import metadata_rows
-
-from ..datadog.__main__ import DASHBOARD, empty_in, entries_of
-from ..datadog.dashboards import TAGS_OF, Dashboard, draw
-from ..datadog.film import film_demo
-from ..datadog.logs import Entry, Pipeline, get
-from ..datadog.monitors import State
-from ..datadog.page import page
-from ..datadog.series import Recording
-from ..lab.agent import forget_everything
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import PrefectServer
-from ..lab.waiting import wait_until
+import lab
+from datadog_checks.prefect.output.metrics import metadata_rows
+from lab.agent import forget_everything
+from lab.datadog.__main__ import DASHBOARD, empty_in, entries_of
+from lab.datadog.dashboards import TAGS_OF, Dashboard, draw
+from lab.datadog.film import film_demo
+from lab.datadog.logs import Entry, Pipeline, get
+from lab.datadog.monitors import State
+from lab.datadog.page import page
+from lab.datadog.series import Recording
+from lab.prefect_api import PrefectApi
+from lab.server import PrefectServer
+from lab.waiting import wait_until
 
 PIPELINE = Path(__file__).parents[2] / "assets" / "logs" / "prefect.yaml"
 POOL = "printing-pool"
 SECONDS = 90.0
 JSON_FORMAT = ("PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER=json", "PREFECT_WORKER_QUERY_SECONDS=1")
-FLOWS = Path(__file__).parents[1] / "lab" / "flows.py"
+FLOWS = Path(lab.__file__).with_name("flows.py")
 # Lines that are no logs: what the programs greet with.
 GREETINGS = ("\n ___ ___", "Worker '")
 

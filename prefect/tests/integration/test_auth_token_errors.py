@@ -15,10 +15,11 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from lab.agent import Agent, CheckRunResult
+from lab.ports import HOST, free_port
+from lab.proxy import Answer, terminating
+
 from ..conftest import AgentFactory
-from ..lab.agent import Agent, CheckRunResult
-from ..lab.ports import HOST, free_port
-from .proxy import Answer, terminating
 from .tokens import (
     BEARER,
     CLIENT_SECRET,

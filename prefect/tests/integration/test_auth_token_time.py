@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import trustme
 
-from datadog_checks.prefect.settings import LEAST_BUDGET_SECONDS
+from datadog_checks.prefect.config.settings import LEAST_BUDGET_SECONDS
+from lab.loopback import LoopbackServer, QuietHandler
+from lab.ports import HOST
+from lab.proxy import Answer, Request, RespondingServer, terminating
 
 from ..conftest import AgentFactory
-from ..lab.loopback import LoopbackServer, QuietHandler
-from ..lab.ports import HOST
-from .proxy import Answer, Request, RespondingServer, terminating
 from .tokens import BEARER, Gate, dcos_reader, new_key, oauth_reader
 
 # Far from what is too long without a limit, and from what a busy machine adds.

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import trustme
 
+from lab.agent import CheckRunResult
+from lab.ports import HOST
+from lab.prefect_api import PrefectApi
+from lab.proxy import Request, fails_with, is_dropped, terminating
+from lab.server import PrefectServer
+from lab.waiting import wait_until
+
 from ..conftest import AgentFactory
-from ..lab.agent import CheckRunResult
-from ..lab.ports import HOST
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import PrefectServer
-from ..lab.waiting import wait_until
 from .conftest import AUTH_STRING
-from .proxy import Request, fails_with, is_dropped, terminating
 from .stage import Stage
 from .tokens import (
     DcosServer,

@@ -13,11 +13,11 @@ from datadog_checks.base.utils.discovery import Port, Service
 
 import datadog_checks.prefect
 from datadog_checks.prefect import PrefectCheck
+from lab.ports import HOST, free_port
+from lab.proxy import Answer, RespondingServer
+from lab.server import PrefectServer
 
 from ..conftest import AgentFactory
-from ..lab.ports import HOST, free_port
-from ..lab.server import PrefectServer
-from .proxy import Answer, RespondingServer
 
 HINTED_PORT = 4200
 

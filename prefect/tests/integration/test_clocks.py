@@ -9,10 +9,11 @@ from functools import partial
 import pytest
 import time_machine
 
+from lab.agent import Agent, CheckRunResult
+from lab.prefect_api import PrefectApi
+from lab.task_run import ClientTaskRun
+
 from ..conftest import AgentFactory
-from ..lab.agent import Agent, CheckRunResult
-from ..lab.prefect_api import PrefectApi
-from ..lab.task_run import ClientTaskRun
 from .stage import Stage
 from .test_task_runs import is_in_state
 

@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 import trustme
 
+from lab.agent import Agent
+from lab.ports import HOST
+from lab.prefect_api import PrefectApi
+from lab.proxy import terminating
+from lab.server import PrefectServer
+
 from ..conftest import AgentFactory
-from ..lab.agent import Agent
-from ..lab.ports import HOST
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import PrefectServer
 from .cloud import API_KEY, WINDOW_SECONDS, PrefectCloud
-from .proxy import terminating
 from .stage import Stage
 
 

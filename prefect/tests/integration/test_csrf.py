@@ -7,15 +7,15 @@ import uuid
 import pytest
 
 from datadog_checks.prefect import PrefectCheck
+from lab.agent import Agent
+from lab.errors import LabError
+from lab.prefect_api import PrefectApi
+from lab.proxy import Proxy
+from lab.server import PrefectServer
+from lab.waiting import wait_until
 
 from ..conftest import AgentFactory
-from ..lab.agent import Agent
-from ..lab.errors import LabError
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import PrefectServer
-from ..lab.waiting import wait_until
 from .conftest import AUTH_STRING, CSRF_LIFETIME_SECONDS
-from .proxy import Proxy
 
 
 def new_pool(server: PrefectServer) -> str:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from lab.agent import Agent, CheckRunResult
+from lab.prefect_api import Json, PrefectApi
+from lab.proxy import Fault, Proxy, with_objects
+from lab.server import PrefectServer
+
 from ..conftest import AgentFactory
-from ..lab.agent import Agent, CheckRunResult
-from ..lab.prefect_api import Json, PrefectApi
-from ..lab.server import PrefectServer
-from .proxy import Fault, Proxy, with_objects
 from .stage import Stage
 
 STATUSES = ("is_ready", "is_not_ready", "is_paused")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from lab.agent import Agent, CheckRunResult
+from lab.prefect_api import Json, PrefectApi
+from lab.proxy import Proxy, fails_with
+from lab.waiting import wait_until
+
 from ..conftest import AgentFactory
-from ..lab.agent import Agent, CheckRunResult
-from ..lab.prefect_api import Json, PrefectApi
-from ..lab.waiting import wait_until
-from .proxy import Proxy, fails_with
 from .stage import Stage
 
 

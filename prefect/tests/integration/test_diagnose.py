@@ -12,15 +12,15 @@ import trustme
 from datadog_checks.base.utils.diagnose import Diagnosis
 
 from datadog_checks.prefect.diagnostics import STEPS
+from lab.agent import Agent
+from lab.ports import HOST, free_port
+from lab.prefect_api import Json, PrefectApi
+from lab.proxy import Answer, Proxy, RespondingServer, is_html, terminating, with_clock_ahead
+from lab.server import PrefectServer
 
 from ..conftest import AgentFactory
-from ..lab.agent import Agent
-from ..lab.ports import HOST, free_port
-from ..lab.prefect_api import Json, PrefectApi
-from ..lab.server import PrefectServer
 from .cloud import API_KEY, PrefectCloud
 from .conftest import AUTH_STRING
-from .proxy import Answer, Proxy, RespondingServer, is_html, terminating, with_clock_ahead
 from .stage import Stage
 
 RESULTS = {

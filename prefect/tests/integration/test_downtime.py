@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from lab.agent import Agent
+from lab.prefect_api import PrefectApi
+from lab.proxy import Proxy, with_clock_ahead
+from lab.server import FAST_EVENTS, PrefectServer
+from lab.task_run import ClientTaskRun
+
 from ..conftest import AgentFactory
-from ..lab.agent import Agent
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import FAST_EVENTS, PrefectServer
-from ..lab.task_run import ClientTaskRun
-from .proxy import Proxy, with_clock_ahead
 from .stage import Stage
 from .test_task_runs import Story
 

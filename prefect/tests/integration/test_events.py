@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from lab.agent import Agent, CheckRunResult
+from lab.prefect_api import Json, PrefectApi
+from lab.task_run import ClientTaskRun, uuid7
+
 from ..conftest import AgentFactory
-from ..lab.agent import Agent, CheckRunResult
-from ..lab.prefect_api import Json, PrefectApi
-from ..lab.task_run import ClientTaskRun, uuid7
 from .stage import Stage
 
 DatadogEvent = dict[str, Any]

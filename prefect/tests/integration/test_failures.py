@@ -12,12 +12,12 @@ import pytest
 import requests
 
 from datadog_checks.prefect.credentials import HEADER_OPTIONS
+from lab.agent import NAMESPACE, Agent, CheckRunResult
+from lab.ports import HOST, free_port
+from lab.proxy import Answer, RespondingServer
+from lab.server import FAST_EVENTS, PrefectServer
 
 from ..conftest import AgentFactory
-from ..lab.agent import NAMESPACE, Agent, CheckRunResult
-from ..lab.ports import HOST, free_port
-from ..lab.server import FAST_EVENTS, PrefectServer
-from .proxy import Answer, RespondingServer
 
 USER, PASSWORD = "datadog", "correct:horse:battery"
 WRONG_PASSWORD = "staple-and-a-zebra"

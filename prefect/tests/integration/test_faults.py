@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..lab.experiment import Outcome, run_experiment
+from lab.experiment import Outcome, run_experiment
 
 SEED = 20240
 # What no event tells, a task run tells only where it can be asked for by its end.

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from lab.agent import NAMESPACE, Agent, CheckRunResult
+from lab.prefect_api import PrefectApi
+from lab.task_run import ClientTaskRun
+from lab.waiting import wait_until
+
 from ..conftest import AgentFactory
-from ..lab.agent import NAMESPACE, Agent, CheckRunResult
-from ..lab.prefect_api import PrefectApi
-from ..lab.task_run import ClientTaskRun
-from ..lab.waiting import wait_until
 from .stage import Stage
 
 POOL = {"work_pool.is_ready", "work_pool.is_not_ready", "work_pool.is_paused"}

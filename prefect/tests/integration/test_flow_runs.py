@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import pytest
 
+from lab.agent import Agent
+from lab.prefect_api import Json, PrefectApi
+
 from ..conftest import AgentFactory
-from ..lab.agent import Agent
-from ..lab.prefect_api import Json, PrefectApi
 from .stage import Stage
 
 COUNTS = ("completed.count", "failed.count", "crashed.count", "cancelled.count", "throughput", "late_start.count")

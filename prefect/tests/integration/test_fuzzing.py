@@ -23,15 +23,15 @@ import requests
 
 from datadog_checks.prefect import check as check_module
 from datadog_checks.prefect.api.client import Client
-from datadog_checks.prefect.clock import ServerClock
-from datadog_checks.prefect.settings import LEAST_BUDGET_SECONDS
+from datadog_checks.prefect.api.clock import ServerClock
+from datadog_checks.prefect.config.settings import LEAST_BUDGET_SECONDS
+from lab.agent import Agent, CheckRunResult, forget_everything
+from lab.mutations import mutate
+from lab.prefect_api import PrefectApi
+from lab.recording import RecordedAnswer, Recording, answered_by, endpoint_of, recorded
+from lab.server import FAST_EVENTS, PrefectServer
+from lab.task_run import ClientTaskRun
 
-from ..lab.agent import Agent, CheckRunResult, forget_everything
-from ..lab.mutations import mutate
-from ..lab.prefect_api import PrefectApi
-from ..lab.recording import RecordedAnswer, Recording, answered_by, endpoint_of, recorded
-from ..lab.server import FAST_EVENTS, PrefectServer
-from ..lab.task_run import ClientTaskRun
 from ..unit.fake_http import Time
 from .stage import Stage
 from .test_task_runs import is_in_state

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from datadog_checks.prefect.settings import LEAST_BUDGET_SECONDS
-
-from ..lab import hostile_answers as answers
-from ..lab.forked_checks import ForkedChecks
-from ..lab.hostile import (
+from datadog_checks.prefect.config.settings import LEAST_BUDGET_SECONDS
+from lab import hostile_answers as answers
+from lab.forked_checks import ForkedChecks
+from lab.hostile import (
     DEPLOYMENT_ID,
     EVERYWHERE,
     POOL_ID,
@@ -28,6 +27,7 @@ from ..lab.hostile import (
     Scene,
     head,
 )
+
 from .hostility import Case, Stand, assert_stands, case, on_each
 
 pytestmark = pytest.mark.skipif(

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import trustme
 
+from lab.agent import Agent, CheckRunResult, datadog_agent
+from lab.agent_files import AgentFiles
+from lab.ports import HOST
+from lab.prefect_api import PrefectApi
+from lab.proxy import Proxy, terminating
+from lab.server import PrefectServer
+
 from ..conftest import AgentFactory
-from ..lab.agent import Agent, CheckRunResult, datadog_agent
-from ..lab.agent_files import AgentFiles
-from ..lab.ports import HOST
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import PrefectServer
-from .proxy import Proxy, terminating
 from .stage import Stage
 from .test_stored_state import assert_counts, complete_a_run, run_well
 

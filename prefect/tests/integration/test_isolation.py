@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from datadog_checks.prefect.collectors import COLLECTORS, Collector, Events, Server
+from lab.agent import NAMESPACE, Agent, CheckRunResult, forget_everything
+from lab.prefect_api import Json, PrefectApi
+from lab.server import FAST_EVENTS, PrefectServer
+from lab.task_run import ClientTaskRun
 
-from ..lab.agent import NAMESPACE, Agent, CheckRunResult, forget_everything
-from ..lab.prefect_api import Json, PrefectApi
-from ..lab.server import FAST_EVENTS, PrefectServer
-from ..lab.task_run import ClientTaskRun
 from .stage import Stage
 
 SECRET = "s3cr3t-payload"

@@ -10,16 +10,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from datadog_checks.prefect.deployment_watch import LEARNED_AT_ONCE
+from datadog_checks.prefect.mirror.deployments import LEARNED_AT_ONCE
+from lab.agent import Agent, CheckRunResult
+from lab.filling import Size, fill
+from lab.prefect_api import Json, PrefectApi, run_state
+from lab.proxy import Proxy
+from lab.server import FAST_EVENTS, PrefectServer
+from lab.task_run import ClientTaskRun
+from lab.waiting import wait_until
 
 from ..conftest import AgentFactory
-from ..lab.agent import Agent, CheckRunResult
-from ..lab.filling import Size, fill
-from ..lab.prefect_api import Json, PrefectApi, run_state
-from ..lab.server import FAST_EVENTS, PrefectServer
-from ..lab.task_run import ClientTaskRun
-from ..lab.waiting import wait_until
-from .proxy import Proxy
 
 pytestmark = pytest.mark.needs("a database file")
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from datadog_checks.prefect import PrefectCheck, inventory
+from datadog_checks.prefect import PrefectCheck
+from datadog_checks.prefect.mirror import inventory
+from lab.agent import Agent, CheckRunResult, datadog_agent
+from lab.comings_and_goings import PERIOD, ComingsAndGoings
+from lab.memory_server import MemoryServer, answering
+from lab.object_graph import Held, grown, held_by, show_largest, size_of
 
 from ..conftest import AgentFactory
-from ..lab.agent import Agent, CheckRunResult, datadog_agent
-from ..lab.comings_and_goings import PERIOD, ComingsAndGoings
-from ..lab.memory_server import MemoryServer, answering
-from ..lab.object_graph import Held, grown, held_by, show_largest, size_of
 
 URL = "http://prefect.test:4200/api"
 # The host's clock is behind: only what the server says counts.

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from lab.agent import CheckRunResult
+from lab.prefect_api import Json, PrefectApi, run_state
+from lab.server import FAST_EVENTS, PrefectServer
+
 from ..conftest import AgentFactory
-from ..lab.agent import CheckRunResult
-from ..lab.prefect_api import Json, PrefectApi, run_state
-from ..lab.server import FAST_EVENTS, PrefectServer
 
 PAGE = 50
 MANY = 60

@@ -7,12 +7,13 @@ from functools import partial
 
 import pytest
 
+from lab.agent import NAMESPACE, Agent, CheckRunResult
+from lab.prefect_api import PrefectApi
+from lab.proxy import Proxy, fails_with, is_cut_off, is_dropped, is_html, without_event
+from lab.server import PrefectServer
+from lab.task_run import ClientTaskRun
+
 from ..conftest import AgentFactory
-from ..lab.agent import NAMESPACE, Agent, CheckRunResult
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import PrefectServer
-from ..lab.task_run import ClientTaskRun
-from .proxy import Proxy, fails_with, is_cut_off, is_dropped, is_html, without_event
 from .stage import Stage
 from .test_task_runs import is_in_state
 

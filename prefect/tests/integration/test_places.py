@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import trustme
 
+from lab.agent import CheckRunResult
+from lab.ports import HOST
+from lab.prefect_api import PrefectApi, run_state
+from lab.proxy import Answer, Proxy, RespondingServer, terminating
+from lab.server import FAST_EVENTS, PrefectServer
+from lab.version import reason_to_skip
+
 from ..conftest import AgentFactory
-from ..lab.agent import CheckRunResult
-from ..lab.ports import HOST
-from ..lab.prefect_api import PrefectApi, run_state
-from ..lab.server import FAST_EVENTS, PrefectServer
-from ..lab.version import reason_to_skip
-from .proxy import Answer, Proxy, RespondingServer, terminating
 from .stage import Stage
 
 PREFIX = "/team/prefect"

@@ -9,15 +9,16 @@ from functools import partial
 
 import pytest
 
-from ..lab.agent import Agent, CheckRunResult, datadog_agent, forget_everything
-from ..lab.poison import MARKER, POISON_EVENTS, Posted, Refused, post
-from ..lab.poison_objects import POISON_OBJECTS, UNREADABLE_OBJECTS, make
-from ..lab.postgres import is_wanted as postgres_is_wanted
-from ..lab.prefect_api import Json, PrefectApi
-from ..lab.server import FAST_EVENTS, PrefectServer
-from ..lab.task_run import ClientTaskRun
-from ..lab.waiting import wait_until
-from ..lab.workload import RememberingApi
+from lab.agent import Agent, CheckRunResult, datadog_agent, forget_everything
+from lab.poison import MARKER, POISON_EVENTS, Posted, Refused, post
+from lab.poison_objects import POISON_OBJECTS, UNREADABLE_OBJECTS, make
+from lab.postgres import is_wanted as postgres_is_wanted
+from lab.prefect_api import Json, PrefectApi
+from lab.server import FAST_EVENTS, PrefectServer
+from lab.task_run import ClientTaskRun
+from lab.waiting import wait_until
+from lab.workload import RememberingApi
+
 from .stage import Stage
 
 # So that a case does not wait for a second until its events are visible, and no status changes by itself.

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab.agent import NAMESPACE, CheckRunResult
+from lab.prefect_api import PrefectApi
+from lab.server import FAST_EVENTS, PrefectServer
+
 from ..conftest import AgentFactory
-from ..lab.agent import NAMESPACE, CheckRunResult
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import FAST_EVENTS, PrefectServer
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from lab.agent import CheckRunResult
+from lab.prefect_api import PrefectApi
+from lab.proxy import Answer, Proxy, RespondingServer, fails_with
+from lab.server import PrefectServer
+
 from ..conftest import AgentFactory
-from ..lab.agent import CheckRunResult
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import PrefectServer
-from .proxy import Answer, Proxy, RespondingServer, fails_with
 from .stage import Stage
 from .test_stored_state import complete_a_run
 

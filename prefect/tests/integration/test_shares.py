@@ -14,19 +14,20 @@ from typing import Any
 import pytest
 
 from datadog_checks.prefect.api.client import Client
-from datadog_checks.prefect.clock import ServerClock
-
-from ..conftest import AgentFactory
-from ..lab.agent import Agent, CheckRunResult
-from ..lab.crowds import (
+from datadog_checks.prefect.api.clock import ServerClock
+from lab.agent import Agent, CheckRunResult
+from lab.crowds import (
     crowd_of_deployments,
     crowd_of_histories,
     crowd_of_task_runs,
     running_flow_runs,
     unfinished_task_runs,
 )
-from ..lab.prefect_api import Json, PrefectApi
-from ..lab.server import PrefectServer
+from lab.prefect_api import Json, PrefectApi
+from lab.proxy import Answer, Proxy, fails_with
+from lab.server import PrefectServer
+
+from ..conftest import AgentFactory
 from .lively_stage import (
     FLOW_RUN_CHANGES,
     LASTING,
@@ -40,7 +41,6 @@ from .lively_stage import (
     running_run,
     timed,
 )
-from .proxy import Answer, Proxy, fails_with
 from .stage import Stage
 
 # Older servers are asked for more, and in other ways.

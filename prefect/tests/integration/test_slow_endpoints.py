@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
+from lab.agent import NAMESPACE, Agent, CheckRunResult
+from lab.crowds import crowd_of_task_runs
+from lab.prefect_api import Json, PrefectApi
+from lab.proxy import Answer, Fault, Proxy, trickles
+from lab.server import PrefectServer
+from lab.task_run import ClientTaskRun, uuid7
+from lab.waiting import wait_until
+
 from ..conftest import AgentFactory
-from ..lab.agent import NAMESPACE, Agent, CheckRunResult
-from ..lab.crowds import crowd_of_task_runs
-from ..lab.prefect_api import Json, PrefectApi
-from ..lab.server import PrefectServer
-from ..lab.task_run import ClientTaskRun, uuid7
-from ..lab.waiting import wait_until
 from .conftest import AUTH_STRING
 from .lively_stage import (
     FLOW_RUN_CHANGES,
@@ -31,7 +33,6 @@ from .lively_stage import (
     running_run,
     timed,
 )
-from .proxy import Answer, Fault, Proxy, trickles
 from .stage import Stage
 
 # What needs which endpoint is told for servers that lack nothing.

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 from datadog_checks.base.stubs import datadog_agent
 
+from lab.agent import Agent, CheckRunResult
+from lab.prefect_api import PrefectApi
+from lab.task_run import ClientTaskRun
+
 from ..conftest import AgentFactory
-from ..lab.agent import Agent, CheckRunResult
-from ..lab.prefect_api import PrefectApi
-from ..lab.task_run import ClientTaskRun
 from .stage import Stage
 
 DOCUMENTS = ("flow_runs", "task_runs", "events_", "vanished_tag_sets")

@@ -8,10 +8,11 @@ from functools import partial
 
 import pytest
 
+from lab.agent import Agent
+from lab.prefect_api import Json, PrefectApi
+from lab.task_run import ClientTaskRun
+
 from ..conftest import AgentFactory
-from ..lab.agent import Agent
-from ..lab.prefect_api import Json, PrefectApi
-from ..lab.task_run import ClientTaskRun
 from .stage import Stage
 from .test_flow_runs import counted
 

@@ -10,14 +10,14 @@ import pytest
 from datadog_checks.base.utils.http import RequestsWrapper
 
 from datadog_checks.prefect.api.client import Client
+from datadog_checks.prefect.api.clock import ServerClock
 from datadog_checks.prefect.api.errors import OutOfTime
-from datadog_checks.prefect.clock import ServerClock
 from datadog_checks.prefect.collectors import COLLECTORS, Events
-from datadog_checks.prefect.settings import LEAST_BUDGET_SECONDS
+from datadog_checks.prefect.config.settings import LEAST_BUDGET_SECONDS
+from lab.prefect_api import PrefectApi
+from lab.proxy import Answer, Proxy, Request, RespondingServer, trickles
 
 from ..conftest import AgentFactory
-from ..lab.prefect_api import PrefectApi
-from .proxy import Answer, Proxy, Request, RespondingServer, trickles
 from .stage import Stage
 
 SUBJECTS = [collector.subject for collector in COLLECTORS if collector is not Events]

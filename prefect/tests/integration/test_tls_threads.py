@@ -14,13 +14,13 @@ import trustme
 from datadog_checks.base.utils.http import RequestsWrapper
 
 from datadog_checks.prefect.api.client import Client
-from datadog_checks.prefect.clock import ServerClock
+from datadog_checks.prefect.api.clock import ServerClock
+from lab.ports import HOST
+from lab.prefect_api import PrefectApi
+from lab.proxy import Answer, Proxy, Request, RespondingServer, terminating
+from lab.server import PrefectServer
 
 from ..conftest import AgentFactory
-from ..lab.ports import HOST
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import PrefectServer
-from .proxy import Answer, Proxy, Request, RespondingServer, terminating
 from .stage import Stage
 
 POOLS = 40

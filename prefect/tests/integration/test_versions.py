@@ -6,13 +6,13 @@ import logging
 
 import pytest
 
-from datadog_checks.prefect.versions import is_supported, lacking
+from datadog_checks.prefect.api.versions import is_supported, lacking
+from lab.prefect_api import PrefectApi
+from lab.server import PrefectServer
+from lab.task_run import ClientTaskRun
+from lab.version import server_version
 
 from ..conftest import AgentFactory
-from ..lab.prefect_api import PrefectApi
-from ..lab.server import PrefectServer
-from ..lab.task_run import ClientTaskRun
-from ..lab.version import server_version
 from .stage import Stage
 
 

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from lab.agent import CheckRunResult, Series
+from lab.prefect_api import Json, PrefectApi
+from lab.waiting import wait_until
+
 from ..conftest import AgentFactory
-from ..lab.agent import CheckRunResult, Series
-from ..lab.prefect_api import Json, PrefectApi
-from ..lab.waiting import wait_until
 from .stage import Stage
 
 STATUSES = ("is_ready", "is_not_ready", "is_paused")

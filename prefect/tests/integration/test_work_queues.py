@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from lab.prefect_api import PrefectApi
+
 from ..conftest import AgentFactory
-from ..lab.prefect_api import PrefectApi
 from .stage import Stage
 
 

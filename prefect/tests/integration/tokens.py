@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from .proxy import Answer, Proxy, Request, RespondingServer
+from lab.proxy import Answer, Proxy, Request, RespondingServer
 
 CLIENT_ID = "datadog-agent"
 CLIENT_SECRET = "hunter2-the-client-secret"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from datadog_checks.prefect.api.models import Event, FlowRun, State
-from datadog_checks.prefect.transitions import Transition, transition_of
+from datadog_checks.prefect.counting.transitions import Transition, transition_of
 
 T0 = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
 RUN_ID = "6f4d5f3e-1f0e-4d0c-9d59-3a1f6a0f4c11"

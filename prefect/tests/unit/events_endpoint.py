@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from datadog_checks.prefect.api.errors import OutOfTime
 from datadog_checks.prefect.api.prefect import PrefectApi
-from datadog_checks.prefect.event_feed import EventFeed, Reach
+from datadog_checks.prefect.counting.event_feed import EventFeed, Reach
 
 from .builders import T0
 

@@ -12,7 +12,7 @@ import requests
 from urllib3 import HTTPResponse
 
 from datadog_checks.prefect.api.client import Client
-from datadog_checks.prefect.clock import ServerClock
+from datadog_checks.prefect.api.clock import ServerClock
 
 URL = "http://prefect.test:4200/api"
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from datadog_checks.prefect.api.answers import read_event_page
 from datadog_checks.prefect.api.models import Event, EventPage, Oddities, State
+from lab.definitions import TERMINAL
+from lab.poison import COUNTED_NOWHERE, POISON_EVENTS
+from lab.prefect_api import Json
 
-from ..lab.definitions import TERMINAL
-from ..lab.poison import COUNTED_NOWHERE, POISON_EVENTS
-from ..lab.prefect_api import Json
 from .runs_server import LiveFlowRun, LiveTaskRun, Run, RunsServer
 
 # The states that may follow each; a name stands behind the type where it is not the usual one.

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from datadog_checks.prefect import PrefectCheck
-
-from ..lab.agent import Agent, CheckRunResult
+from lab.agent import Agent, CheckRunResult
 
 SECRET = "hunter2-the-client-secret"
 FILE = {"type": "file", "path": "/run/secrets/token"}

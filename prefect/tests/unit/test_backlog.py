@@ -9,7 +9,7 @@ import pytest
 
 from datadog_checks.prefect.api.models import FlowRun
 from datadog_checks.prefect.collectors.work_queues import waiting_by_queue
-from datadog_checks.prefect.run_board import waiting_since
+from datadog_checks.prefect.mirror.flow_runs import waiting_since
 
 from .builders import T0, after, flow_run
 

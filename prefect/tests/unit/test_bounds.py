@@ -15,13 +15,15 @@ import pytest
 import requests
 from datadog_checks.base import AgentCheck
 
-from datadog_checks.prefect import event_feed, inventory, ledger, submitter
-from datadog_checks.prefect.metrics import BY_NAME
-from datadog_checks.prefect.submitter import VanishedTagSets
+from datadog_checks.prefect.counting import event_feed, ledger
+from datadog_checks.prefect.mirror import inventory
+from datadog_checks.prefect.output import submitter
+from datadog_checks.prefect.output.metrics import BY_NAME
+from datadog_checks.prefect.output.submitter import VanishedTagSets
+from lab.agent import datadog_agent
+from lab.recording import RecordedAnswer, answered_by
 
 from ..conftest import AgentFactory
-from ..lab.agent import datadog_agent
-from ..lab.recording import RecordedAnswer, answered_by
 from .fake_http import URL
 
 Json = dict[str, Any]

@@ -8,7 +8,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from datadog_checks.prefect.clock import ServerClock
+from datadog_checks.prefect.api.clock import ServerClock
 
 from .builders import T0, after
 

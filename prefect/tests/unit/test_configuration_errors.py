@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from datadog_checks.prefect import PrefectCheck
-
-from ..lab.agent import Agent, CheckRunResult
+from lab.agent import Agent, CheckRunResult
 
 URL = "http://prefect.test:4200/api"
 BAD_TIMEOUTS: tuple[object, ...] = ("soon", 0, -1)

@@ -17,18 +17,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from datadog_checks.prefect.api.errors import ApiError, RequestFailed, UnexpectedAnswer, Unreachable
 from datadog_checks.prefect.collectors import Context, task_runs
-from datadog_checks.prefect.collectors.base import TransitionCollector
+from datadog_checks.prefect.collectors.counted import TransitionCollector
 from datadog_checks.prefect.collectors.flow_runs import FlowRunTransitions
 from datadog_checks.prefect.collectors.task_runs import TaskRunTransitions
-from datadog_checks.prefect.deployment_watch import DeploymentWatch
-from datadog_checks.prefect.event_feed import Reach
-from datadog_checks.prefect.event_gate import EventGate
-from datadog_checks.prefect.inventory import Inventory
-from datadog_checks.prefect.run_board import RunBoard
-from datadog_checks.prefect.settings import Settings
+from datadog_checks.prefect.config.settings import Settings
+from datadog_checks.prefect.counting.event_activity import EventActivity
+from datadog_checks.prefect.counting.event_feed import Reach
+from datadog_checks.prefect.mirror.deployments import KnownDeployments
+from datadog_checks.prefect.mirror.flow_runs import ActiveFlowRuns
+from datadog_checks.prefect.mirror.inventory import Inventory
+from datadog_checks.prefect.mirror.task_runs import UnfinishedTaskRuns
+from datadog_checks.prefect.output.submitter import Sheet
 from datadog_checks.prefect.state_store import StateStore
-from datadog_checks.prefect.submitter import Sheet
-from datadog_checks.prefect.task_board import TaskBoard
 
 from .builders import T0
 from .run_stories import Change, PoisonedServer, Step, identity, poisons, shown, states_after, steps
@@ -90,12 +90,12 @@ class CountingHistories(RuleBasedStateMachine):
         options: Settings = instance_settings(min_collection_interval=INTERVAL_SECONDS)
         inventory = Inventory(self.server, options.filters)
         store = StateStore(lambda name: self.stored.get(name, ""), self.stored.__setitem__, self.fail_on_warning)
-        board, task_board = RunBoard(self.server), TaskBoard(self.server, inventory)
-        gate = EventGate(self.server, Reach())
-        deployments = DeploymentWatch(self.server, inventory, gate, Reach(), options.interval)
-        shared = (inventory, board, task_board, deployments, gate, store)
+        active_flow_runs, unfinished_task_runs = ActiveFlowRuns(self.server), UnfinishedTaskRuns(self.server, inventory)
+        event_activity = EventActivity(self.server, Reach())
+        deployments = KnownDeployments(self.server, inventory, event_activity, Reach(), options.interval)
+        shared = (inventory, active_flow_runs, unfinished_task_runs, deployments, event_activity, store)
         context = Context(self.server, options, *shared, lambda message: None, self.fail_on_warning)
-        self.looks = (inventory, board, task_board, gate)
+        self.looks = (inventory, active_flow_runs, unfinished_task_runs, event_activity)
         self.collectors: list[TransitionCollector] = [FlowRunTransitions(context), TaskRunTransitions(context)]
 
     def fail_on_warning(self, message: str | Exception) -> None:

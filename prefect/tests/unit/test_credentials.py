@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from datadog_checks.prefect import PrefectCheck
+from datadog_checks.prefect.config.settings import Settings
 from datadog_checks.prefect.config_models.instance import InstanceConfig
 from datadog_checks.prefect.credentials import Credentials
-from datadog_checks.prefect.settings import Settings
 
 URL = "https://prefect.test/api"
 SECRET = "hunter2-the-secret"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from datadog_checks.prefect.api.models import Event
-from datadog_checks.prefect.datadog_events import datadog_event
+from datadog_checks.prefect.output.datadog_events import datadog_event
 
 from .builders import RUN_ID, T0, after, related, state_change
 

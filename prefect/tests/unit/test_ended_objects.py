@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from datadog_checks.prefect.api.models import FlowRun, TaskRun
-from datadog_checks.prefect.transitions import (
+from datadog_checks.prefect.counting.transitions import (
     Outcome,
     flow_run_outcome,
     task_end,

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from datadog_checks.prefect.api.errors import ApiError, Unreachable
-from datadog_checks.prefect.event_feed import EventFeed, Reading
+from datadog_checks.prefect.counting.event_feed import EventFeed, Reading
 
 from .builders import T0, after
 from .events_endpoint import EventsEndpoint

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from datadog_checks.prefect import event_feed
 from datadog_checks.prefect.api.errors import OutOfTime
-from datadog_checks.prefect.event_feed import EventFeed
+from datadog_checks.prefect.counting import event_feed
+from datadog_checks.prefect.counting.event_feed import EventFeed
 
 from .builders import T0
 from .events_endpoint import EventsEndpoint

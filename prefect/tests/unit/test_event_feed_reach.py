@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from datadog_checks.prefect import event_feed
-from datadog_checks.prefect.event_feed import EventFeed, Reach
+from datadog_checks.prefect.counting import event_feed
+from datadog_checks.prefect.counting.event_feed import EventFeed, Reach
 
 from .builders import after
 from .events_endpoint import EventsEndpoint

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from datadog_checks.prefect.filters import NameFilter
+from datadog_checks.prefect.config.filters import NameFilter
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from datadog_checks.prefect.api.models import Event
-from datadog_checks.prefect.transitions import Outcome, flow_run_outcome, transition_of
+from datadog_checks.prefect.counting.transitions import Outcome, flow_run_outcome, transition_of
 
 from .builders import T0, after, flow_run, state_change, states, transition
 

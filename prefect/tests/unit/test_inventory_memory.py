@@ -6,11 +6,11 @@ from collections.abc import Collection
 
 import pytest
 
-from datadog_checks.prefect import inventory
 from datadog_checks.prefect.api.errors import ApiError
 from datadog_checks.prefect.api.models import Deployment, Flow, FlowRun, WorkPool, WorkQueue
-from datadog_checks.prefect.filters import Filters, NameFilter
-from datadog_checks.prefect.inventory import Inventory, OncePerRun, Recent
+from datadog_checks.prefect.config.filters import Filters, NameFilter
+from datadog_checks.prefect.mirror import inventory
+from datadog_checks.prefect.mirror.inventory import Inventory, OncePerRun, Recent
 
 
 def test_what_was_not_put_in_for_the_longest_time_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,9 +118,11 @@ def test_more_runs_at_once_than_are_remembered_have_their_scopes_all_the_same(mo
     monkeypatch.setattr(inventory, "REMEMBERED", 10)
     ids = [str(number) for number in range(25)]
     known = inventory_of(FakeApi())
-    known.run_scopes([run(identity) for identity in ids[:5]])
-    for scopes in (known.scopes_by_run_id(ids), known.run_scopes([run(identity) for identity in ids])):
-        assert {run_id: scope and scope.flow_id for run_id, scope in scopes.items()} == {i: f"f-{i}" for i in ids}
+    known.tags_of_runs([run(identity) for identity in ids[:5]])
+    for tags_by_run in (known.tags_by_run_id(ids), known.tags_of_runs([run(identity) for identity in ids])):
+        assert {run_id: run_tags and run_tags.flow_id for run_id, run_tags in tags_by_run.items()} == {
+            i: f"f-{i}" for i in ids
+        }
 
 
 def test_runs_flows_and_deployments_that_come_and_go_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,13 +130,13 @@ def test_runs_flows_and_deployments_that_come_and_go_are_forgotten(monkeypatch: 
     known = inventory_of(FakeApi())
     for number in range(2000):
         known.begin_run()
-        known.run_scopes([run(str(number))])
-    for memory in (known._run_scopes, known._flow_names, known._deployments):
+        known.tags_of_runs([run(str(number))])
+    for memory in (known._tags_of_runs, known._flow_names, known._deployments):
         assert len(memory) == 50
 
 
 def test_what_is_remembered_is_enough_for_a_large_server_and_no_more_than_some_ten_megabytes() -> None:
-    # A name and a scope take some 500 bytes.
+    # A name and a run_tags take some 500 bytes.
     assert 20_000 <= inventory.REMEMBERED <= 100_000
 
 
@@ -166,7 +168,7 @@ def test_a_flow_whose_name_an_answer_lacked_is_asked_for_again() -> None:
     known = inventory_of(api)
     names = []
     for api.flow_name in (None, "etl", "etl"):
-        scope = known.run_scopes([run("a")])["a"]
-        names.append(scope and scope.flow_name)
+        run_tags = known.tags_of_runs([run("a")])["a"]
+        names.append(run_tags and run_tags.flow_name)
     assert names == [None, "etl", "etl"]
     assert len(api.asked_for_flows) == 2

@@ -7,30 +7,30 @@ from typing import Any
 
 import pytest
 
-from datadog_checks.prefect import event_feed
-from datadog_checks.prefect import ledger as ledger_module
-from datadog_checks.prefect.ledger import Ledger
-from datadog_checks.prefect.marks import Marks, bucket_of, start_of
+from datadog_checks.prefect.counting import event_feed
+from datadog_checks.prefect.counting import ledger as ledger_module
+from datadog_checks.prefect.counting.ledger import Ledger
+from datadog_checks.prefect.counting.seen_keys import SeenKeys, bucket_of, start_of
 
 from .builders import T0, after
 
 
-def marks(*seconds: float) -> Marks:
-    found = Marks()
+def keys(*seconds: float) -> SeenKeys:
+    found = SeenKeys()
     for second in seconds:
         found.add(f"mark {second}", after(second))
     return found
 
 
 def test_a_mark_is_known_by_its_key_and_its_minute() -> None:
-    found = marks(5)
+    found = keys(5)
     assert found.has("mark 5", after(5))
     assert not found.has("mark 6", after(5))
     assert not found.has("mark 5", after(65))
 
 
 def test_marks_are_counted_by_minutes_each_once() -> None:
-    found = marks(0, 59, 60, 125, 125)
+    found = keys(0, 59, 60, 125, 125)
     first = bucket_of(T0)
     assert len(found) == 4
     assert [found.count(first, first + minutes) for minutes in (0, 1, 2, 3)] == [0, 2, 3, 4]
@@ -44,20 +44,20 @@ def test_a_minute_begins_where_its_bucket_says() -> None:
 
 
 def test_marks_before_a_minute_are_forgotten() -> None:
-    found = marks(0, 60, 120)
+    found = keys(0, 60, 120)
     found.forget_before(bucket_of(after(60)))
     assert [found.has(f"mark {second}", after(second)) for second in (0, 60, 120)] == [False, True, True]
 
 
 def test_the_newest_minutes_are_kept_and_the_last_one_always() -> None:
-    found = marks(0, 1, 60, 120, 121)
+    found = keys(0, 1, 60, 120, 121)
     assert found.first_of_newest(5) is None
     assert found.first_of_newest(3) == bucket_of(after(60))
     assert found.first_of_newest(1) == bucket_of(after(120))
 
 
 def test_a_mark_that_is_taken_out_is_not_known_any_more() -> None:
-    found = marks(0, 1, 60)
+    found = keys(0, 1, 60)
     found.discard("mark 0", T0)
     found.discard("mark 60", after(60))
     found.discard("never there", after(1))
@@ -67,7 +67,7 @@ def test_a_mark_that_is_taken_out_is_not_known_any_more() -> None:
 
 
 def test_what_is_gone_stays_known_but_does_not_count() -> None:
-    found = marks(0, 1, 60)
+    found = keys(0, 1, 60)
     found.recount({bucket_of(T0): 1})
     assert len(found) == 1
     assert found.counts(bucket_of(T0), bucket_of(T0) + 3) == {bucket_of(T0) + n: n == 0 for n in range(3)}
@@ -75,9 +75,9 @@ def test_what_is_gone_stays_known_but_does_not_count() -> None:
 
 
 def test_marks_of_older_minutes_are_kept_in_short_and_still_known() -> None:
-    found = marks(*range(600))
+    found = keys(*range(600))
     found.coarsen_but_newest(120)
-    again = Marks.unpack(found.pack())
+    again = SeenKeys.unpack(found.pack())
     for kept in (found, again):
         assert len(kept) == 600
         assert all(kept.has(f"mark {second}", after(second)) for second in range(600))
@@ -92,7 +92,7 @@ def test_marks_of_older_minutes_are_kept_in_short_and_still_known() -> None:
 def test_an_hour_of_a_hundred_task_transitions_a_second_takes_less_than_a_megabyte() -> None:
     # Of three transitions of a task run, the one into Pending is not asked for.
     number = 100 * 3600 * 2 // 3
-    seen = Marks()
+    seen = SeenKeys()
     for index in range(number):
         seen.add(f"mark {index}", after(index * 3600 / number))
     assert number <= event_feed.MOST_REMEMBERED
@@ -106,9 +106,9 @@ def test_an_hour_of_a_hundred_task_transitions_a_second_takes_less_than_a_megaby
 
 
 def test_marks_survive_packing() -> None:
-    packed = marks(0, 1, 3600).pack()
+    packed = keys(0, 1, 3600).pack()
     assert list(packed) == [str(bucket_of(T0)), str(bucket_of(after(3600)))]
-    again = Marks.unpack(packed)
+    again = SeenKeys.unpack(packed)
     assert again.pack() == packed
     assert again.has("mark 3600", after(3600))
 

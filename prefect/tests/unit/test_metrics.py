@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from datadog_checks.prefect.collectors import COLLECTORS, Collector, Server
-from datadog_checks.prefect.metrics import BY_NAME, METRICS, series_names
+from datadog_checks.prefect.output.metrics import BY_NAME, METRICS, series_names
 
 EVERY_COLLECTOR: tuple[type[Collector], ...] = (Server, *COLLECTORS)
 RUN_COUNTS = ("completed.count", "failed.count", "crashed.count", "cancelled.count", "throughput", "late_start.count")

@@ -18,7 +18,7 @@ from hatchling.builders.wheel import WheelBuilder
 from datadog_checks.prefect import __version__
 from datadog_checks.prefect.config_models import defaults
 from datadog_checks.prefect.config_models.instance import InstanceConfig
-from datadog_checks.prefect.metrics import METADATA_COLUMNS, METRICS, NAMESPACE, metadata_rows, series_names
+from datadog_checks.prefect.output.metrics import METADATA_COLUMNS, METRICS, NAMESPACE, metadata_rows, series_names
 
 INTEGRATION = Path(__file__).parents[2]
 PACKAGE = INTEGRATION / "datadog_checks" / "prefect"

@@ -13,13 +13,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from datadog_checks.prefect import planned_runs, survey
 from datadog_checks.prefect.api import paging
 from datadog_checks.prefect.api.models import FlowRun
 from datadog_checks.prefect.api.prefect import PrefectApi
-from datadog_checks.prefect.inventory import Inventory
-from datadog_checks.prefect.planned_runs import PlannedRuns
-from datadog_checks.prefect.scopes import Scope
+from datadog_checks.prefect.mirror import count_bisection, planned_runs
+from datadog_checks.prefect.mirror.inventory import Inventory
+from datadog_checks.prefect.mirror.planned_runs import PlannedRuns
+from datadog_checks.prefect.tags import RunTags
 
 from .builders import T0
 
@@ -67,8 +67,8 @@ class Names(Inventory):
     def __init__(self) -> None:
         pass
 
-    def run_scopes(self, runs: Collection[FlowRun], remember: bool = True) -> dict[str, Scope | None]:
-        return {run.id: Scope(deployment_id=run.deployment_id) for run in runs}
+    def tags_of_runs(self, runs: Collection[FlowRun], remember: bool = True) -> dict[str, RunTags | None]:
+        return {run.id: RunTags(deployment_id=run.deployment_id) for run in runs}
 
 
 def start(run: FlowRun) -> datetime:
@@ -150,13 +150,13 @@ class Planning(RuleBasedStateMachine):
 
     def truth(self) -> dict[tuple[str, ...], int]:
         later = [run for run in self.server.runs.values() if start(run) > self.now and run.state_name == "Scheduled"]
-        found = Counter(Scope(deployment_id=run.deployment_id).tags() for run in later)
+        found = Counter(RunTags(deployment_id=run.deployment_id).tags() for run in later)
         known = {tags: total for tags, total in self.planned.totals().items() if total == 0}
         return {**known, **found}
 
 
 def test_what_is_planned_is_known_in_the_end_whatever_happened(monkeypatch: Any) -> None:
-    monkeypatch.setattr(survey, "MOST_IDS", 8)
+    monkeypatch.setattr(count_bisection, "MOST_IDS", 8)
     monkeypatch.setattr(planned_runs, "MOST_IDS", 8)
     monkeypatch.setattr(planned_runs, "RUNS_AT_ONCE", 4)
     monkeypatch.setattr(planned_runs, "FEW", 2)

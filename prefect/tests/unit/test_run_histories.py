@@ -7,7 +7,13 @@ from datetime import datetime
 import pytest
 
 from datadog_checks.prefect.api.models import Event, FlowRun, State
-from datadog_checks.prefect.transitions import history_of, is_first_running, needs_history, retry_gap, running_time
+from datadog_checks.prefect.counting.transitions import (
+    history_of,
+    is_first_running,
+    needs_history,
+    retry_gap,
+    running_time,
+)
 
 from .builders import T0, after, flow_run, state_change, states, transition
 

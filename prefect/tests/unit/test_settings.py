@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from datadog_checks.prefect.config.settings import Settings
 from datadog_checks.prefect.config_models.instance import InstanceConfig
-from datadog_checks.prefect.settings import Settings
 
 URL = "http://prefect.test:4200/api"
 

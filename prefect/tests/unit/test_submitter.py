@@ -8,12 +8,12 @@ import pytest
 from datadog_checks.base import AgentCheck
 
 from datadog_checks.prefect.collectors.flow_runs import FlowRunStates, FlowRunTransitions
-from datadog_checks.prefect.metrics import NAMESPACE
-from datadog_checks.prefect.scopes import Tags
-from datadog_checks.prefect.submitter import Sheet, Submitter, VanishedTagSets
-from datadog_checks.prefect.transitions import Outcome
+from datadog_checks.prefect.counting.transitions import Outcome
+from datadog_checks.prefect.output.metrics import NAMESPACE
+from datadog_checks.prefect.output.submitter import Sheet, Submitter, VanishedTagSets
+from datadog_checks.prefect.tags import Tags
+from lab.agent import aggregator
 
-from ..lab.agent import aggregator
 from .builders import T0, after
 
 A: Tags = ("flow_name:a",)

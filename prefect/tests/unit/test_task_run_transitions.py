@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from datadog_checks.prefect.collectors.task_runs import ends_of, latest_end
-from datadog_checks.prefect.scopes import Scope, task_run_tags
-from datadog_checks.prefect.transitions import Outcome, Transition, starts_task, task_run_outcome, upstream_ids
+from datadog_checks.prefect.counting.transitions import Outcome, Transition, starts_task, task_run_outcome, upstream_ids
+from datadog_checks.prefect.tags import RunTags, task_run_tags
 
 from .builders import T0, after, related, transition
 
@@ -170,11 +170,11 @@ def test_a_task_run_belongs_to_the_flow_run_that_its_event_names() -> None:
     ],
 )
 def test_the_task_name_is_the_key_without_its_trailing_code_hash(key: str | None, tags: tuple[str, ...]) -> None:
-    assert task_run_tags(Scope(), key) == tags
+    assert task_run_tags(RunTags(), key) == tags
 
 
 def test_a_task_run_has_the_tags_of_its_flow_run() -> None:
-    assert task_run_tags(Scope(flow_id="f", flow_name="etl"), "load-8c2f0a1b") == (
+    assert task_run_tags(RunTags(flow_id="f", flow_name="etl"), "load-8c2f0a1b") == (
         "flow_id:f",
         "flow_name:etl",
         "task_key:load-8c2f0a1b",

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from datadog_checks.prefect import submitter
-from datadog_checks.prefect.metrics import BY_NAME, Metric
-from datadog_checks.prefect.scopes import Tags
-from datadog_checks.prefect.submitter import VanishedTagSets
+from datadog_checks.prefect.output import submitter
+from datadog_checks.prefect.output.metrics import BY_NAME, Metric
+from datadog_checks.prefect.output.submitter import VanishedTagSets
+from datadog_checks.prefect.tags import Tags
 
 RUNNING = BY_NAME["flow_runs.running"]
 PENDING = BY_NAME["flow_runs.pending"]

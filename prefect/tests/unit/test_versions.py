@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from datadog_checks.prefect.versions import is_supported, lacking
+from datadog_checks.prefect.api.versions import is_supported, lacking
 
 
 @pytest.mark.parametrize("version", ["0.15.13", "1.4.1", "2.0.0", "2.20.25", "2.20.25+7.g0a1b2c3"])

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 
-from ..lab.definitions import Entered, first_end, of_flow_run, of_task_run
+from lab.definitions import Entered, first_end, of_flow_run, of_task_run
+
 from .builders import T0
 from .runs_server import DEPLOYMENT, LiveFlowRun, LiveTaskRun, Run
 

@@ -16,8 +16,8 @@ from requests import RequestException
 
 from datadog_checks.prefect.credentials import is_latin
 
+from .connection_messages import innermost, plain_words
 from .errors import TokenUnavailable
-from .failures import innermost, plain_words
 from .transport import Background
 
 # A reader that knows no timeout is left to itself after a minute, and so many of them are.

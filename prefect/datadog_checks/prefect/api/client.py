@@ -16,11 +16,12 @@ from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from datadog_checks.base.utils.http import RequestsWrapper
-from datadog_checks.prefect.clock import ServerClock, http_date
 from datadog_checks.prefect.credentials import Credentials, token_handler, token_source
 
 from .auth_token import AuthToken
 from .body import AnswerMemory, Room
+from .clock import ServerClock, http_date
+from .connection_messages import innermost, plain_words, tls_error
 from .csrf import CsrfToken, CsrfTokens
 from .errors import (
     AccessDenied,
@@ -35,7 +36,6 @@ from .errors import (
     Unreachable,
     UnreadableAnswer,
 )
-from .failures import innermost, plain_words, tls_error
 from .time_budget import TimeBudget
 from .transport import bound
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .base import Collector, Context, FeedCollector
+from .base import Collector, Context
+from .counted import FeedCollector
 from .deployments import Deployments
 from .events import Events
 from .flow_runs import FlowRunStates, FlowRunTransitions, ScheduledFlowRuns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datadog_checks.prefect.submitter import Sheet
+from datadog_checks.prefect.output.submitter import Sheet
 
 from .base import Collector
 

@@ -7,14 +7,14 @@ import json
 from typing import Any
 
 from datadog_checks.prefect.api.models import Deployment, Event, WorkPool, WorkQueue
-from datadog_checks.prefect.datadog_events import datadog_event
-from datadog_checks.prefect.event_gate import READINESS
-from datadog_checks.prefect.scopes import Tags, related_by_role, resource_kind_and_id, task_run_tags
-from datadog_checks.prefect.settings import Settings
-from datadog_checks.prefect.submitter import Sheet
-from datadog_checks.prefect.transitions import transition_of
+from datadog_checks.prefect.config.settings import Settings
+from datadog_checks.prefect.counting.event_activity import READINESS
+from datadog_checks.prefect.counting.transitions import transition_of
+from datadog_checks.prefect.output.datadog_events import datadog_event
+from datadog_checks.prefect.output.submitter import Sheet
+from datadog_checks.prefect.tags import Tags, related_by_role, resource_kind_and_id, task_run_tags
 
-from .base import FeedCollector
+from .counted import FeedCollector
 
 
 class Events(FeedCollector):
@@ -41,7 +41,7 @@ class Events(FeedCollector):
     def take(self, sheet: Sheet, events: list[Event]) -> int:
         wanted = [event for event in events if self._selects(event)]
         run_ids = {run_id for event in wanted if (run_id := flow_run_id_of(event))}
-        self.context.inventory.scopes_by_run_id(run_ids)
+        self.context.inventory.tags_by_run_id(run_ids)
         for event in wanted:
             with self.context.leaving_out(Event, event.id):
                 tags = self._tags(event)
@@ -70,13 +70,13 @@ class Events(FeedCollector):
             )
         if kind == "deployment":
             return inventory.tags_of_deployment(Deployment(id=identity, name=name, work_pool_name=pool[1]))
-        scope = inventory.scope_told_by(event.related, flow_run_id_of(event))
-        if scope is None:
+        run_tags = inventory.tags_told_by(event.related, flow_run_id_of(event))
+        if run_tags is None:
             return None
         transition = transition_of(event)
         if kind == "task-run" and transition is not None:
-            return task_run_tags(scope, transition.payload.task_key)
-        return scope.tags()
+            return task_run_tags(run_tags, transition.payload.task_key)
+        return run_tags.tags()
 
 
 def flow_run_id_of(event: Event) -> str | None:

@@ -8,11 +8,8 @@ from typing import Any
 
 from datadog_checks.prefect.api.errors import OutOfTime, RequestFailed
 from datadog_checks.prefect.api.models import Event, FlowRun, State
-from datadog_checks.prefect.planned_runs import PlannedRuns
-from datadog_checks.prefect.scopes import Scope, Tags
-from datadog_checks.prefect.settings import Settings
-from datadog_checks.prefect.submitter import Sheet
-from datadog_checks.prefect.transitions import (
+from datadog_checks.prefect.config.settings import Settings
+from datadog_checks.prefect.counting.transitions import (
     Transition,
     flow_run_outcome,
     history_of,
@@ -20,8 +17,12 @@ from datadog_checks.prefect.transitions import (
     transitions_in,
     transitions_of_ended,
 )
+from datadog_checks.prefect.mirror.planned_runs import PlannedRuns
+from datadog_checks.prefect.output.submitter import Sheet
+from datadog_checks.prefect.tags import RunTags, Tags
 
-from .base import Collector, Context, TransitionCollector
+from .base import Collector, Context
+from .counted import TransitionCollector
 
 # So often a run's history is asked for before its transitions are counted without it.
 MOST_TRIES = 4
@@ -36,13 +37,13 @@ class FlowRunStates(Collector):
     owned = tuple(STATE_GAUGES.values())
 
     def collect(self, sheet: Sheet) -> None:
-        runs = [run for run in self.context.board.active() if run.state_type in STATE_GAUGES]
-        scopes = self.context.inventory.run_scopes(runs)
+        runs = [run for run in self.context.active_flow_runs.active() if run.state_type in STATE_GAUGES]
+        tags_by_run = self.context.inventory.tags_of_runs(runs)
         totals: Counter[tuple[str, Tags]] = Counter()
         for run in runs:
-            scope = scopes[run.id]
-            if scope is not None and run.state_type:
-                totals[STATE_GAUGES[run.state_type], scope.tags()] += 1
+            run_tags = tags_by_run[run.id]
+            if run_tags is not None and run.state_type:
+                totals[STATE_GAUGES[run.state_type], run_tags.tags()] += 1
         for (gauge, tags), total in totals.items():
             sheet.add(gauge, total, tags)
 
@@ -58,20 +59,21 @@ class ScheduledFlowRuns(Collector):
         self._planned = PlannedRuns(context.api, context.inventory)
 
     def collect(self, sheet: Sheet) -> None:
-        inventory, board, watch = self.context.inventory, self.context.board, self.context.deployments
-        waiting = board.waiting()
-        deployments = inventory.wanted_deployments(watch.known)
-        are_all = watch.is_complete and not self.context.settings.filters.restrict_objects
-        self._planned.look(deployments, watch.take_changed(), are_all, board.due_by(), waiting)
+        inventory, active_flow_runs = self.context.inventory, self.context.active_flow_runs
+        mirrored = self.context.deployments
+        waiting = active_flow_runs.waiting()
+        deployments = inventory.wanted_deployments(mirrored.known)
+        are_all = mirrored.is_complete and not self.context.settings.filters.restrict_objects
+        self._planned.look(deployments, mirrored.take_changed(), are_all, active_flow_runs.due_by(), waiting)
         totals = Counter(self._planned.totals())
-        scopes = inventory.run_scopes(waiting)
+        tags_by_run = inventory.tags_of_runs(waiting)
         for run in waiting:
-            scope = scopes[run.id]
-            if scope is not None and self._is_counted(run.deployment_id):
-                totals[scope.tags()] += 1
+            run_tags = tags_by_run[run.id]
+            if run_tags is not None and self._is_counted(run.deployment_id):
+                totals[run_tags.tags()] += 1
         for tags, total in totals.items():
             sheet.add("flow_runs.scheduled", total, tags)
-        if self._planned.unknown or not watch.is_complete:
+        if self._planned.unknown or not mirrored.is_complete:
             sheet.withhold_zeros("flow_runs.scheduled")
         if self._planned.unknown:
             known = len(deployments) - self._planned.unknown
@@ -79,8 +81,8 @@ class ScheduledFlowRuns(Collector):
 
     def _is_counted(self, deployment_id: str | None) -> bool:
         """Whether all runs of this deployment, or of none, are known; one that is gone has nothing planned."""
-        watch = self.context.deployments
-        return self._planned.knows(deployment_id) or (watch.is_complete and deployment_id not in watch.known)
+        mirrored = self.context.deployments
+        return self._planned.knows(deployment_id) or (mirrored.is_complete and deployment_id not in mirrored.known)
 
 
 class FlowRunTransitions(TransitionCollector):
@@ -124,7 +126,7 @@ class FlowRunTransitions(TransitionCollector):
         transitions = [self.transition_of(event) for event in events]
         run_ids = {transition.run_id for transition in transitions if transition and transition.matters}
         runs = {run.id: run for run in self.context.api.flow_runs_by_id(run_ids)}
-        self.context.inventory.run_scopes(runs.values())
+        self.context.inventory.tags_of_runs(runs.values())
         self._histories.clear()
         unread = 0
         for event, transition in zip(events, transitions, strict=True):
@@ -143,11 +145,11 @@ class FlowRunTransitions(TransitionCollector):
         return len(events)
 
     def _take(self, sheet: Sheet, event: Event, transition: Transition, run: FlowRun | None) -> None:
-        scope = self.context.inventory.scope_told_by(event.related, transition.run_id)
-        if scope is None:
+        run_tags = self.context.inventory.tags_told_by(event.related, transition.run_id)
+        if run_tags is None:
             return
         try:
-            self._count(sheet, transition, run, scope)
+            self._count(sheet, transition, run, run_tags)
         except RequestFailed as error:
             # It is the history of this run that cannot be had; the next check run tries again.
             self._tries[event.id] += 1
@@ -155,66 +157,68 @@ class FlowRunTransitions(TransitionCollector):
                 self.put_off.add(event.id)
                 return
             self.context.api.oddities.leave_out(State, str(error), transition.run_id)
-            self._add_outcome(sheet, transition, run, scope, [])
+            self._add_outcome(sheet, transition, run, run_tags, [])
 
     def take_objects(self, sheet: Sheet, since: datetime) -> bool:
-        ended, active = self.context.board.ended(since), self.context.board.active()
-        scopes = self.context.inventory.run_scopes([*ended, *active])
+        ended, active = self.context.active_flow_runs.ended(since), self.context.active_flow_runs.active()
+        tags_by_run = self.context.inventory.tags_of_runs([*ended, *active])
         for count, runs in ((self._count_end, ended), (self._count_starts, active)):
             for run in runs:
-                if scope := scopes[run.id]:
+                if run_tags := tags_by_run[run.id]:
                     with self.context.leaving_out(FlowRun, run.id):
-                        count(sheet, run, scope)
+                        count(sheet, run, run_tags)
         return True
 
-    def _count_end(self, sheet: Sheet, run: FlowRun, scope: Scope) -> None:
+    def _count_end(self, sheet: Sheet, run: FlowRun, run_tags: RunTags) -> None:
         transitions = transitions_of_ended(run)
         if transitions is None and run.end_time:
             # That the end was counted tells nothing: its event may have come, and an earlier one not.
-            self._count_history_once(sheet, run, scope, run.end_time)
+            self._count_history_once(sheet, run, run_tags, run.end_time)
         for transition in transitions or ():
-            self._count(sheet, transition, run, scope)
+            self._count(sheet, transition, run, run_tags)
 
-    def _count_starts(self, sheet: Sheet, run: FlowRun, scope: Scope) -> None:
+    def _count_starts(self, sheet: Sheet, run: FlowRun, run_tags: RunTags) -> None:
         """Count what a run that is not over tells of how it came to run."""
         entered = run.state.timestamp if run.state else None
         if entered is None or not run.run_count:
             return
         if run.state_type == "RUNNING":
-            self._count(sheet, Transition(run.id, entered, "RUNNING", None, run.run_count), run, scope)
+            self._count(sheet, Transition(run.id, entered, "RUNNING", None, run.run_count), run, run_tags)
         elif run.start_time and not self.is_counted(Transition(run.id, run.start_time, "RUNNING", None, None)):
-            self._count_history_once(sheet, run, scope, entered)
+            self._count_history_once(sheet, run, run_tags, entered)
 
-    def _count_history_once(self, sheet: Sheet, run: FlowRun, scope: Scope, until: datetime) -> None:
+    def _count_history_once(self, sheet: Sheet, run: FlowRun, run_tags: RunTags, until: datetime) -> None:
         """Count what a run's history tells, once for each last state, which it entered at `until`."""
         reading = f"history of {run.id} until {until}"
         if self._ledger.has(reading, until):
             return
-        self._count_history(sheet, run.id, run, scope, until)
+        self._count_history(sheet, run.id, run, run_tags, until)
         if until in {state.timestamp for state in self._history(run.id, until)}:
             self._ledger.add(reading, until)
 
-    def _count(self, sheet: Sheet, transition: Transition, run: FlowRun | None, scope: Scope) -> None:
+    def _count(self, sheet: Sheet, transition: Transition, run: FlowRun | None, run_tags: RunTags) -> None:
         """Put what a transition means on the sheet, unless it was counted before."""
         if needs_history(transition, run) and not self.is_counted(transition):
-            self._count_history(sheet, transition.run_id, run, scope, transition.at)
+            self._count_history(sheet, transition.run_id, run, run_tags, transition.at)
         # The history has it too, unless it could not be had any more.
         history = self._histories.get(transition.run_id)
-        self._add_outcome(sheet, transition, run, scope, history)
+        self._add_outcome(sheet, transition, run, run_tags, history)
 
-    def _count_history(self, sheet: Sheet, run_id: str, run: FlowRun | None, scope: Scope, reaching: datetime) -> None:
+    def _count_history(
+        self, sheet: Sheet, run_id: str, run: FlowRun | None, run_tags: RunTags, reaching: datetime
+    ) -> None:
         history = self._history(run_id, reaching)
         for transition in transitions_in(run_id, history):
             if transition.matters:
-                self._add_outcome(sheet, transition, run, scope, history)
+                self._add_outcome(sheet, transition, run, run_tags, history)
 
     def _add_outcome(
-        self, sheet: Sheet, transition: Transition, run: FlowRun | None, scope: Scope, history: list[State] | None
+        self, sheet: Sheet, transition: Transition, run: FlowRun | None, run_tags: RunTags, history: list[State] | None
     ) -> None:
         if self.is_counted(transition):
             return
         outcome = flow_run_outcome(transition, run, history, self.context.settings.late_after)
-        sheet.add_outcome("flow_runs", outcome, scope.tags())
+        sheet.add_outcome("flow_runs", outcome, run_tags.tags())
         self.remember(transition)
 
     def _history(self, run_id: str, reaching: datetime) -> list[State]:

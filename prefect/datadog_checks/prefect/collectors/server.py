@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from datadog_checks.prefect.api.errors import ApiError
-from datadog_checks.prefect.submitter import Sheet
+from datadog_checks.prefect.output.submitter import Sheet
 
 from .base import Collector
 

@@ -8,12 +8,9 @@ from typing import Any
 
 from datadog_checks.prefect.api.errors import Rejected
 from datadog_checks.prefect.api.models import TERMINAL, Event, TaskRun
-from datadog_checks.prefect.event_feed import INSTANT
-from datadog_checks.prefect.inventory import Recent
-from datadog_checks.prefect.scopes import Scope, task_run_tags
-from datadog_checks.prefect.settings import Settings
-from datadog_checks.prefect.submitter import Sheet
-from datadog_checks.prefect.transitions import (
+from datadog_checks.prefect.config.settings import Settings
+from datadog_checks.prefect.counting.event_feed import INSTANT
+from datadog_checks.prefect.counting.transitions import (
     Transition,
     starts_task,
     task_end,
@@ -23,8 +20,12 @@ from datadog_checks.prefect.transitions import (
     transition_of,
     upstream_ids,
 )
+from datadog_checks.prefect.mirror.inventory import Recent
+from datadog_checks.prefect.output.submitter import Sheet
+from datadog_checks.prefect.tags import RunTags, task_run_tags
 
-from .base import Collector, Context, TransitionCollector
+from .base import Collector, Context
+from .counted import TransitionCollector
 
 STATE_GAUGES = {"PENDING": "task_runs.pending", "RUNNING": "task_runs.running", "PAUSED": "task_runs.paused"}
 
@@ -45,7 +46,7 @@ class TaskRunStates(Collector):
     owned = tuple(STATE_GAUGES.values())
 
     def collect(self, sheet: Sheet) -> None:
-        totals = self.context.task_board.totals()
+        totals = self.context.unfinished_task_runs.totals()
         if totals is None:
             self.context.warn(f"{self.subject}: there are so many that they are not all known yet")
             for gauge in self.owned:
@@ -105,7 +106,7 @@ class TaskRunTransitions(TransitionCollector):
         told = [
             (event, transition) for event in events if (transition := self.transition_of(event)) and counts(transition)
         ]
-        self._scopes(transition for _, transition in told)
+        self._tags_of_runs(transition for _, transition in told)
         ends = self._upstream_ends([transition for _, transition in told])
         for _, change in told:
             if change.ends and change.run_id in self._started:
@@ -114,17 +115,17 @@ class TaskRunTransitions(TransitionCollector):
                 self._started.put(change.run_id, None)
         for event, transition in told:
             with self.context.leaving_out(Event, event.id):
-                scope = self.context.inventory.scope_told_by(event.related, transition.flow_run_id)
+                run_tags = self.context.inventory.tags_told_by(event.related, transition.flow_run_id)
                 if self._is_too_early(transition, ends):
                     self.put_off.add(event.id)
                 else:
-                    self._count(sheet, transition, scope, ends)
+                    self._count(sheet, transition, run_tags, ends)
         return len(events)
 
     def take_objects(self, sheet: Sheet, since: datetime) -> bool:
         self._ends_read = {}
-        unfinished = self.context.task_board.fresh()
-        if not unfinished and self.is_quiet and self.context.board.is_idle():
+        unfinished = self.context.unfinished_task_runs.fresh()
+        if not unfinished and self.is_quiet and self.context.active_flow_runs.is_idle():
             self._idle_runs += 1
         else:
             self._idle_runs = 0
@@ -137,12 +138,12 @@ class TaskRunTransitions(TransitionCollector):
             for transition in (self._start(task_run), task_end(task_run))
             if transition is not None and not self.is_counted(transition)
         ]
-        scopes = self._scopes(transitions)
+        tags_by_run = self._tags_of_runs(transitions)
         ends = self._upstream_ends(transitions)
         for transition in transitions:
             with self.context.leaving_out(TaskRun, transition.run_id):
                 if not self._is_too_early(transition, ends):
-                    self._count(sheet, transition, scopes.get(transition.flow_run_id or "", Scope()), ends)
+                    self._count(sheet, transition, tags_by_run.get(transition.flow_run_id or "", RunTags()), ends)
         self._ends_read = {run.id: run.end_time for run in ended if run.end_time}
         return True
 
@@ -195,17 +196,17 @@ class TaskRunTransitions(TransitionCollector):
             self._objects_tell_ends = False
             return []
 
-    def _scopes(self, transitions: Iterable[Transition]) -> dict[str, Scope | None]:
+    def _tags_of_runs(self, transitions: Iterable[Transition]) -> dict[str, RunTags | None]:
         run_ids = {transition.flow_run_id for transition in transitions if transition.flow_run_id}
-        return self.context.inventory.scopes_by_run_id(run_ids)
+        return self.context.inventory.tags_by_run_id(run_ids)
 
-    def _count(self, sheet: Sheet, transition: Transition, scope: Scope | None, ends: dict[str, datetime]) -> None:
+    def _count(self, sheet: Sheet, transition: Transition, run_tags: RunTags | None, ends: dict[str, datetime]) -> None:
         """Put what a transition means on the sheet, unless it was counted before."""
-        if scope is None or self.is_counted(transition):
+        if run_tags is None or self.is_counted(transition):
             return
         upstream_end = latest_end(upstream_ids(transition), ends)
         outcome = task_run_outcome(transition, self.context.settings.late_after, upstream_end)
-        sheet.add_outcome("task_runs", outcome, task_run_tags(scope, transition.payload.task_key))
+        sheet.add_outcome("task_runs", outcome, task_run_tags(run_tags, transition.payload.task_key))
         self.remember(transition)
 
     def times_of(self, transition: Transition) -> Sequence[datetime]:

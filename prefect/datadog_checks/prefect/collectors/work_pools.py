@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datadog_checks.prefect.api.client import WORTH_RETRYING
 from datadog_checks.prefect.api.errors import Rejected
 from datadog_checks.prefect.api.models import Worker, WorkPool
-from datadog_checks.prefect.inventory import pool_tags
-from datadog_checks.prefect.scopes import tag_set
-from datadog_checks.prefect.submitter import Sheet
+from datadog_checks.prefect.mirror.inventory import pool_tags
+from datadog_checks.prefect.output.submitter import Sheet
+from datadog_checks.prefect.tags import tag_set
 
 from .base import Collector
 

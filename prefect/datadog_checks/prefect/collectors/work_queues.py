@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from datadog_checks.prefect.api.models import FlowRun
-from datadog_checks.prefect.inventory import queue_tags
-from datadog_checks.prefect.run_board import waiting_since
-from datadog_checks.prefect.submitter import Sheet
+from datadog_checks.prefect.mirror.flow_runs import waiting_since
+from datadog_checks.prefect.mirror.inventory import queue_tags
+from datadog_checks.prefect.output.submitter import Sheet
 
 from .base import Collector
 
@@ -45,10 +45,10 @@ class Backlogs(Collector):
     owned = ("work_queue.backlog.size", "work_queue.backlog.age")
 
     def collect(self, sheet: Sheet) -> None:
-        inventory, board = self.context.inventory, self.context.board
+        inventory, active_flow_runs = self.context.inventory, self.context.active_flow_runs
         queues = inventory.queues()
         now = self.context.now()
-        waiting = waiting_by_queue([*board.waiting(), *board.active()], now)
+        waiting = waiting_by_queue([*active_flow_runs.waiting(), *active_flow_runs.active()], now)
         for queue in queues:
             since = waiting.get(queue.id, [])
             tags = queue_tags(queue, with_status=True)
@@ -68,7 +68,7 @@ class Concurrency(Collector):
         if not limited:
             return
         holders = Counter(
-            run.work_queue_id for run in self.context.board.active() if run.state_type in SLOT_HOLDING_TYPES
+            run.work_queue_id for run in self.context.active_flow_runs.active() if run.state_type in SLOT_HOLDING_TYPES
         )
         for queue, limit in limited:
             if limit > 0:

@@ -1,0 +1,1 @@
+"""The options, as the rest of the code wants them."""

@@ -1,0 +1,121 @@
+"""The instance's options in the form that the check works with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from datadog_checks.prefect.config_models.instance import InstanceConfig
+from datadog_checks.prefect.credentials import Credentials
+
+from .filters import Filters, NameFilter
+
+LEAST_BUDGET_SECONDS = 15.0
+CLOUD_WORKSPACE = re.compile(r"(.*)/api/accounts/([^/]+)/workspaces/([^/]+)")
+
+
+@dataclass(frozen=True)
+class Settings:
+    url: str
+    filters: Filters
+    # The instance's own, and all that are on whatever it submits.
+    own_tags: tuple[str, ...]
+    tags: tuple[str, ...]
+    server_name: str | None
+    headers: Mapping[str, str] = field(repr=False)
+    credentials: Credentials
+    collect_events: bool
+    late_after: timedelta
+    worker_stale_after: timedelta
+    event_lookback: timedelta
+    max_catch_up: timedelta
+    interval: timedelta
+
+    @classmethod
+    def of(cls, config: InstanceConfig) -> Settings:
+        url = config.prefect_url.rstrip("/")
+        own_tags = tuple(config.tags or ())
+        return cls(
+            url=url,
+            filters=Filters(
+                work_pools=_name_filter(config.work_pool_names),
+                work_queues=_name_filter(config.work_queue_names),
+                deployments=_name_filter(config.deployment_names),
+                events=_name_filter(config.event_names),
+            ),
+            own_tags=own_tags,
+            tags=(*own_tags, f"prefect_server:{config.server_name or _host_and_port(url)}"),
+            server_name=config.server_name,
+            headers=dict(config.custom_headers or {}),
+            credentials=Credentials.of(config),
+            collect_events=bool(config.collect_events),
+            late_after=timedelta(seconds=config.late_start_grace_seconds or 0),
+            worker_stale_after=timedelta(seconds=config.worker_stale_after_seconds or 0),
+            event_lookback=timedelta(seconds=config.event_lookback_seconds or 0),
+            max_catch_up=timedelta(seconds=config.max_catch_up_seconds or 0),
+            interval=timedelta(seconds=max(0, config.min_collection_interval or 0) or LEAST_BUDGET_SECONDS),
+        )
+
+    @property
+    def budget_seconds(self) -> float:
+        """What one check run may take: the collection interval, and not less than the Agent's default one."""
+        return max(LEAST_BUDGET_SECONDS, self.interval.total_seconds())
+
+    @property
+    def is_cloud(self) -> bool:
+        """Whether it is a workspace of Prefect Cloud, which has no health, no readiness and no version."""
+        return CLOUD_WORKSPACE.fullmatch(self.url) is not None
+
+    @property
+    def ui_url(self) -> str:
+        """Where Prefect's own server, or Prefect Cloud, serves its user interface."""
+        if workspace := CLOUD_WORKSPACE.fullmatch(self.url):
+            site, account_id, workspace_id = workspace.groups()
+            # As Prefect's own client derives it.
+            app = site.replace("https://api", "https://app", 1)
+            return f"{app}/account/{account_id}/workspace/{workspace_id}"
+        return self.url.removesuffix("/api")
+
+    def digest(self) -> str:
+        """Names what is counted: the state of another server or selection must not be continued.
+
+        The option `server_name` names the server for good. Without it, its URL and the instance's tags do. Credentials
+        are not in it, so that new ones keep the state; nor is what touches the submission of events alone.
+        """
+        if self.server_name is None:
+            return self.digest_without_name()
+        return _digest(["server_name", self.server_name, self._patterns()])
+
+    def digest_without_name(self) -> str:
+        """The digest where, or before, the server has no name."""
+        return _digest([_normalised(self.url), self._patterns(), sorted(self.own_tags)])
+
+    def _patterns(self) -> list[object]:
+        filters = self.filters
+        return [names.patterns() for names in (filters.work_pools, filters.work_queues, filters.deployments)]
+
+
+def _digest(counted: list[object]) -> str:
+    return hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
+
+
+def _host_and_port(url: str) -> str:
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or {'http': 80, 'https': 443}[parts.scheme]}"
+
+
+def _normalised(url: str) -> str:
+    """One spelling for the URLs that lead to the same place."""
+    parts = urlsplit(url)
+    port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+
+
+def _name_filter(names: object) -> NameFilter:
+    return NameFilter.of(getattr(names, "include", None), getattr(names, "exclude", None))

@@ -1,0 +1,1 @@
+"""Counts each transition once, however late or often its event comes."""

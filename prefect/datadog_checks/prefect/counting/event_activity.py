@@ -1,0 +1,68 @@
+"""Whether anything happened on the server, told by one total for all who read events."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from datadog_checks.prefect.api.errors import ApiError
+from datadog_checks.prefect.api.prefect import EVENTS_KEPT, PrefectApi
+
+from .event_feed import Reach
+
+READINESS = frozenset(
+    f"prefect.{kind}.{status}"
+    for kind in ("work-pool", "work-queue", "deployment")
+    for status in ("ready", "not-ready")
+)
+DEPLOYMENT_DELETED = "prefect.deployment.deleted"
+# All that any feed reads, unless the instance names events of its own.
+CRITERIA = {
+    "event": {
+        "prefix": ["prefect.flow-run.", "prefect.task-run.", *sorted(READINESS), DEPLOYMENT_DELETED],
+        "exclude_prefix": ["prefect.flow-run.heartbeat"],
+    }
+}
+HOUR = timedelta(hours=1)
+
+# Since when events were counted, and how many there were.
+EventTotal = tuple[datetime, int]
+
+
+class EventActivity:
+    """`begin_run` starts a new look.
+
+    A feed that was read to its end need not be read again as long as the total is the same. While there is news in
+    each check run, no total is asked for, which saves the request.
+    """
+
+    def __init__(self, api: PrefectApi, reach: Reach) -> None:
+        self._api = api
+        # Further back than any feed looks.
+        self._span = reach.lookback + reach.catch_up
+        self._lookback = reach.lookback
+        self._total: EventTotal | None = None
+        self._is_asked = False
+        self._had_news = True
+
+    def begin_run(self) -> None:
+        self._total = None
+        # What the server deletes for its age must not make up for what is new.
+        self._is_asked = self._had_news or self._span + HOUR > EVENTS_KEPT / 2
+        self._had_news = False
+
+    def note_news(self) -> None:
+        self._had_news = True
+
+    def total(self) -> EventTotal | None:
+        """The total in this check run; None where it was not asked for, or cannot be had."""
+        if not self._is_asked:
+            self._is_asked = True
+            now = self._api.now()
+            since = (now - self._span).replace(minute=0, second=0, microsecond=0)
+            try:
+                count = self._api.events(CRITERIA, since, now + self._lookback, 0).total
+            except ApiError:
+                # Who reads events will find out for itself.
+                return None
+            self._total = (since, count)
+        return self._total

@@ -1,0 +1,320 @@
+"""Reads each event of a kind once, however late it becomes visible, without reading those again that it has read.
+
+The server can page events by the time they occurred and tell their total, but not what is new. So the feed keeps the
+keys of what it has read by the minute in which it occurred, and compares totals with how many it knows: equal totals
+say that nothing is new, and a span whose total is larger holds what arrived late.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from datadog_checks.prefect.api.models import Event, EventPage
+from datadog_checks.prefect.api.prefect import EVENTS_PAGE_SIZE, PrefectApi
+from datadog_checks.prefect.state_store import Document
+
+from .late_arrivals import LateArrivals
+from .seen_keys import SeenKeys, bucket_of, start_of
+
+# Bound the stored state to less than a megabyte; beyond it the oldest minutes are no longer looked back into.
+MOST_REMEMBERED = 240_000
+MOST_IN_FULL = 20_000
+# What is in memory at a time; a check run may go on with more where there is time.
+MOST_READ_AT_ONCE = 3_000
+INSTANT = timedelta(microseconds=1)
+
+KeyOf = Callable[[Event], str]
+# Buckets of time, from the first to before the second.
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far back to look: for events that become visible late, and after a time in which nobody looked."""
+
+    lookback: timedelta = timedelta(hours=1)
+    catch_up: timedelta = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """New events in the order they occurred; `behind` counts those left for next time.
+
+    `lost` is a span that was given up, and `too_late` counts events that came when nobody looked for them any more.
+    """
+
+    events: list[Event]
+    behind: int = 0
+    lost: tuple[datetime, datetime] | None = None
+    too_late: int = 0
+
+
+class EventFeed:
+    """The events that match `criteria`, each given out until it is committed.
+
+    `criteria` are filters of `/events/filter`, without the times. `key_of` names what an event tells, so that it can be
+    asked for by somebody who has it from elsewhere. `saved` is what `document` gave in an earlier life; raises
+    `ValueError` where it is damaged.
+    """
+
+    def __init__(
+        self,
+        api: PrefectApi,
+        criteria: Mapping[str, Any],
+        saved: Document | None,
+        reach: Reach,
+        key_of: KeyOf = lambda event: event.id,
+    ) -> None:
+        self._api = api
+        self._criteria = criteria
+        self._reach = reach
+        self._key_of = key_of
+        self._start: datetime | None = None
+        self._through: datetime | None = None
+        self._seen = SeenKeys()
+        self._closed = LateArrivals()
+        self._read_at: datetime | None = None
+        self._window_start: datetime | None = None
+        self._given_out = 0
+        self._expects_news = True
+        self._left_off: Span | None = None
+        if saved is not None:
+            try:
+                self._start = aware_moment(saved["start"])
+                self._through = aware_moment(saved["through"])
+                self._seen = SeenKeys.unpack(saved["seen"])
+                self._closed = LateArrivals.unpack(saved["closed"])
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"damaged: {error}") from None
+
+    def read(self, first_interval: timedelta, is_quiet: bool = False) -> Reading:
+        """What is new; `first_interval` is how far back a feed without a past begins. Raises `ApiError`.
+
+        `is_quiet` says that it is known that nothing has become visible since the last reading.
+        """
+        now = self._api.now()
+        if self._start is None or self._start > now + self._reach.lookback:
+            # A server whose clock was set back by hours is a new beginning.
+            self._start, self._through = now - first_interval, None
+            self._seen, self._closed = SeenKeys(), LateArrivals()
+        lost = self._give_up_before(now - self._reach.catch_up)
+        # What became visible while nobody looked may have occurred as long before as what does so now.
+        looked = min(now, self._through) if self._through else now
+        since = max(self._start, start_of(bucket_of(looked - self._reach.lookback)))
+        search = _Search(self._api, self._criteria, self._seen, self._key_of, since, now + self._reach.lookback)
+        behind = 0 if is_quiet else search.run(self._expects_news, self._left_off)
+        self._left_off = search.left_off
+        too_late = 0 if is_quiet or search.must_stop() else self._closed.count_arrivals(self._total_of)
+        self._expects_news = bool(search.found or behind)
+        self._read_at, self._window_start, self._given_out = now, since, len(search.found) + behind
+        events = sorted(search.found, key=lambda event: event.occurred)
+        return Reading(events, behind, lost, too_late)
+
+    def _give_up_before(self, moment: datetime) -> tuple[datetime, datetime] | None:
+        """Leave out what occurred before this moment and after the last look; returns that span, if there is one."""
+        if self._start is None or self._through is None or self._through >= moment:
+            return None
+        self._start, self._closed = max(self._start, moment), LateArrivals()
+        return self._through, moment
+
+    def _total_of(self, first: int, end: int) -> int:
+        return self._api.events(self._criteria, start_of(first), start_of(end) - INSTANT, 0).total
+
+    def commit(self, events: list[Event], put_off: int = 0) -> None:
+        """Never give these events of the last reading out again.
+
+        So many others are `put_off`, and were not left for want of time.
+        """
+        assert self._window_start is not None, "commit() before the first read()"
+        assert self._start is not None, "commit() before the first read()"
+        for event in events:
+            self._seen.add(self._key_of(event), event.occurred)
+        if len(events) + put_off == self._given_out:
+            self._through = self._read_at
+        else:
+            self._through = self._through or self._window_start
+        # What is forgotten must not be looked at again, even if the server's clock is set back.
+        self.look_back_to(max(self._start, self._window_start))
+        first_kept = self._seen.first_of_newest(MOST_REMEMBERED)
+        if first_kept is not None:
+            self.look_back_to(start_of(first_kept))
+        self._seen.coarsen_but_newest(MOST_IN_FULL)
+
+    def look_back_to(self, moment: datetime) -> None:
+        """From now on leave out what occurred before this moment."""
+        assert self._start is not None, "look_back_to() before the first read()"
+        first, self._start = bucket_of(self._start - INSTANT) + 1, max(self._start, moment)
+        end = bucket_of(self._start)
+        # Those that began before `first` were looked into in part only.
+        self._closed.close(first, self._seen.counts(first, end))
+        self._seen.forget_before(end)
+
+    def has(self, key: str, at: datetime) -> bool:
+        """Whether an event of this key that occurred then was committed."""
+        return self._seen.has(key, at)
+
+    @property
+    def window_start(self) -> datetime:
+        """The time before which the last reading looked at nothing."""
+        assert self._window_start is not None, "window_start before the first read()"
+        return self._window_start
+
+    def reaches(self, moment: datetime) -> bool:
+        """Whether the last reading looked at this time."""
+        assert self._read_at is not None, "reaches() before the first read()"
+        return self.window_start <= moment <= self._read_at + self._reach.lookback
+
+    def document(self) -> Document:
+        """The feed's memory, to be given to a later one."""
+        assert self._start is not None, "document() before the first read()"
+        assert self._through is not None, "document() before the first commit()"
+        return {
+            "start": self._start.isoformat(),
+            "through": self._through.isoformat(),
+            "seen": self._seen.pack(),
+            "closed": self._closed.pack(),
+        }
+
+
+class _Search:
+    """One look for new events between two times."""
+
+    def __init__(
+        self,
+        api: PrefectApi,
+        criteria: Mapping[str, Any],
+        seen: SeenKeys,
+        key_of: KeyOf,
+        since: datetime,
+        until: datetime,
+    ) -> None:
+        self._api = api
+        self._criteria = criteria
+        self._seen = seen
+        self._key_of = key_of
+        self._since = since
+        self._until = until
+        self._stop_at = api.seconds_left() / 2
+        self.found: list[Event] = []
+        self._found = SeenKeys()
+        # Where something is that there was no time to find.
+        self.left_off: Span | None = None
+
+    def run(self, expects_news: bool, left_off: Span | None = None) -> int:
+        """Collect new events in `found`; returns how many the server has that were left for next time.
+
+        Where no news is expected, the total is asked for before a page is. What another search had `left_off` is looked
+        into before the rest is.
+        """
+        first, end = bucket_of(self._since), bucket_of(self._until) + 1
+        if not expects_news:
+            total = self._first_page(self._since, self._until, 0).total
+            if total == self._seen.count(first, end):
+                return 0
+        page = self._first_page(self._since, self._until, EVENTS_PAGE_SIZE)
+        if page.total < self._seen.count(first, end):
+            # Events that were read are gone, as after a restored backup: totals can only be compared afresh.
+            self._recount(page)
+            return 0
+        oldest = self._read_while_new(page, first, end)
+        if oldest is not None:
+            if left_off is not None:
+                self._look_into(max(left_off[0], first), left_off[1])
+            end_of_rest = min(end, bucket_of(oldest) + 1)
+            # Where the last reading stopped for lack of time, what is new begins at the oldest known event.
+            edge = min(self._seen.oldest_bucket(first), end_of_rest)
+            after_edge = min(edge + 1, end_of_rest)
+            self._look_into(first, edge)
+            self._look_into(edge, after_edge)
+            self._look_into(after_edge, end_of_rest)
+        return max(0, page.total - self._known(first, end)) if self.must_stop() else 0
+
+    def _read_while_new(self, page: EventPage, first: int, end: int) -> datetime | None:
+        """Follow pages until all is known, or until one brings nothing new: then returns how far back it went."""
+        total = page.total
+        while True:
+            is_new = [self._take(event) for event in page.events]
+            if self._known(first, end) >= total or self.must_stop():
+                return None
+            if not any(is_new):
+                return min((event.occurred for event in page.events), default=None)
+            following = self._api.next_events(page)
+            if following is None:
+                return None
+            page = following
+
+    def _look_into(self, first: int, end: int, total: int | None = None) -> None:
+        """Find what arrived late in the buckets from `first` to before `end`, halving the span by totals."""
+        if first >= end:
+            return
+        if self.must_stop():
+            self.left_off = self.left_off or (first, end)
+            return
+        since, until = max(self._since, start_of(first)), min(self._until, start_of(end) - INSTANT)
+        known = self._known(first, end)
+        if total is None:
+            total = self._first_page(since, until, 0).total
+        if total <= known:
+            return
+        if known == 0:
+            self._read_while_new(self._first_page(since, until, EVENTS_PAGE_SIZE), first, end)
+        elif end - first > 1:
+            middle = (first + end) // 2
+            newer = self._first_page(start_of(middle), until, 0).total
+            # The older half is looked into first: it is the next that will be out of reach.
+            self._look_into(first, middle, total - newer)
+            self._look_into(middle, end, newer)
+        else:
+            for event in self._all(since, until):
+                self._take(event)
+                if self.must_stop():
+                    return
+
+    def _recount(self, page: EventPage) -> None:
+        present: Counter[int] = Counter()
+        for event in self._pages_from(page):
+            if not self._take(event):
+                present[bucket_of(event.occurred)] += 1
+            if self.must_stop():
+                return
+        self._seen.recount(present)
+
+    def _all(self, since: datetime, until: datetime) -> Iterator[Event]:
+        return self._pages_from(self._first_page(since, until, EVENTS_PAGE_SIZE))
+
+    def _pages_from(self, page: EventPage | None) -> Iterator[Event]:
+        while page is not None and page.events:
+            yield from page.events
+            page = self._api.next_events(page)
+
+    def _first_page(self, since: datetime, until: datetime, limit: int) -> EventPage:
+        return self._api.events(self._criteria, since, until, limit)
+
+    def _take(self, event: Event) -> bool:
+        key = self._key_of(event)
+        if self._seen.has(key, event.occurred) or self._found.has(key, event.occurred):
+            return False
+        self.found.append(event)
+        self._found.add(key, event.occurred)
+        return True
+
+    def _known(self, first: int, end: int) -> int:
+        return self._seen.count(first, end) + self._found.count(first, end)
+
+    def must_stop(self) -> bool:
+        """Half of the time left is for what the events lead to: runs, names and histories to be looked up."""
+        return len(self.found) >= MOST_READ_AT_ONCE or self._api.seconds_left() < self._stop_at
+
+
+def aware_moment(text: Any) -> datetime:
+    """The time that a text of ISO 8601 tells; raises `ValueError` for one without a zone."""
+    if not isinstance(text, str):
+        raise ValueError("not a time")
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return moment

@@ -1,0 +1,1 @@
+"""What is known of the server's objects without reading them again."""

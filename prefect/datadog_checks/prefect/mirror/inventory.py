@@ -1,0 +1,302 @@
+"""What the server's pools, queues, deployments and flows are called, and which of them the instance wants."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from datadog_checks.prefect.api.errors import ApiError, OutOfTime
+from datadog_checks.prefect.api.models import Deployment, FlowRun, WorkPool, WorkQueue
+from datadog_checks.prefect.api.prefect import PrefectApi
+from datadog_checks.prefect.config.filters import Filters
+from datadog_checks.prefect.tags import RunTags, Tags, related_by_role, tag_set
+
+# Far more than a server has at work at one time; what falls out is read again when it is needed.
+REMEMBERED = 50_000
+# What was read of many runs is kept, should there be no time for the others.
+READ_AT_ONCE = 200
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class Recent(OrderedDict[Key, Value]):
+    """A dictionary of bounded size that forgets what was not put in for the longest time."""
+
+    def put(self, key: Key, value: Value) -> None:
+        self[key] = value
+        self.move_to_end(key)
+        if len(self) > REMEMBERED:
+            self.popitem(last=False)
+
+
+class OncePerRun(Generic[Value]):
+    """Reads a thing at most once in a check run, for all who need it.
+
+    A failure is theirs alike, unless it is for want of time, of which the next one may have more.
+    """
+
+    def __init__(self, read: Callable[[], Value]) -> None:
+        self._read = read
+        self._outcome: Value | ApiError | None = None
+
+    def forget(self) -> None:
+        self._outcome = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it was read, or tried to be, in this check run."""
+        return self._outcome is not None
+
+    def get(self) -> Value:
+        if self._outcome is None:
+            try:
+                self._outcome = self._read()
+            except OutOfTime:
+                raise
+            except ApiError as error:
+                self._outcome = error
+        if isinstance(self._outcome, ApiError):
+            raise self._outcome
+        return self._outcome
+
+
+class Inventory:
+    """Knows the server's objects by id, reading what it does not know yet; `begin_run` starts a new look.
+
+    Methods that may have to ask the server raise `ApiError`.
+    """
+
+    def __init__(self, api: PrefectApi, filters: Filters) -> None:
+        self._api = api
+        self._filters = filters
+        self._pools: OncePerRun[dict[str, WorkPool]] = OncePerRun(self._read_pools)
+        self._pool_ids: OncePerRun[dict[str | None, str]] = OncePerRun(self._read_pool_ids)
+        self._queues: OncePerRun[dict[str, WorkQueue]] = OncePerRun(self._read_queues)
+        self._known_queues: set[str] = set()
+        self._queue_ids: dict[tuple[str | None, str | None], str] = {}
+        self._deployments: Recent[str, Deployment] = Recent()
+        self._gone_deployments: Recent[str, None] = Recent()
+        self._deployment_tags: Recent[str, tuple[Deployment, tuple[str | None, ...], Tags]] = Recent()
+        self._flow_names: Recent[str, str] = Recent()
+        self._tags_of_runs: Recent[str, RunTags] = Recent()
+
+    def begin_run(self) -> None:
+        self._pools.forget()
+        self._pool_ids.forget()
+        self._queues.forget()
+
+    # Work pools and work queues
+
+    def pools(self) -> list[WorkPool]:
+        """The pools that the instance wants."""
+        return [pool for pool in self._pools.get().values() if self._wants_pool(pool)]
+
+    def queues(self) -> list[WorkQueue]:
+        """The queues that the instance wants, without those of pools that it does not want."""
+        return [queue for queue in self._queues.get().values() if self._wants_queue(queue)]
+
+    def queue_names(self) -> Mapping[str, str | None]:
+        """What the queues are called now, by their ids; empty where that cannot be had."""
+        try:
+            return {identity: queue.name for identity, queue in self._queues.get().items()}
+        except ApiError:
+            return {}
+
+    def tags_of_pool(self, seen: WorkPool) -> Tags | None:
+        """The tags of a pool, as `seen` elsewhere if it is gone; None for one that the instance does not want."""
+        pool = self._pools.get().get(seen.id, seen)
+        return pool_tags(pool) if self._wants_pool(pool) else None
+
+    def tags_of_queue(self, seen: WorkQueue) -> Tags | None:
+        """The same for a queue."""
+        queue = self._queues.get().get(seen.id, seen)
+        return queue_tags(queue) if self._wants_queue(queue) else None
+
+    def _wants_pool(self, pool: WorkPool) -> bool:
+        return self._filters.work_pools.takes(pool.name)
+
+    def _wants_queue(self, queue: WorkQueue) -> bool:
+        return self._wants(queue.work_pool_name, queue.name, in_pool=bool(queue.work_pool_id or queue.work_pool_name))
+
+    def _read_pools(self) -> dict[str, WorkPool]:
+        return {pool.id: pool for pool in self._api.work_pools()}
+
+    def _read_pool_ids(self) -> dict[str | None, str]:
+        return {pool.name: pool.id for pool in self._pools.get().values()}
+
+    def _read_queues(self) -> dict[str, WorkQueue]:
+        queues = {queue.id: queue for queue in self._api.work_queues()}
+        # Queues of different pools share names, by which the server sorts: a page may pass over one of them.
+        passed_over = self._known_queues - queues.keys()
+        # Were it kept until the answer came, an id that the server refuses would be asked for ever after.
+        self._known_queues = set(queues)
+        if passed_over:
+            queues.update((queue.id, queue) for queue in self._api.work_queues_by_id(passed_over))
+            self._known_queues = set(queues)
+        self._queue_ids = {(queue.work_pool_name, queue.name): queue.id for queue in queues.values()}
+        return queues
+
+    # Deployments
+
+    def put_deployments(self, deployments: Iterable[Deployment]) -> None:
+        """Take note of what was read elsewhere."""
+        for deployment in deployments:
+            self._deployments.put(deployment.id, deployment)
+
+    def wanted_deployments(self, deployments: Mapping[str, Deployment]) -> Mapping[str, Deployment]:
+        """Those of them, by id, that the instance wants."""
+        if not self._filters.restrict_objects:
+            return deployments
+        return {identity: found for identity, found in deployments.items() if self._wants_deployment(found)}
+
+    def tags_of_deployments(self, deployments: Collection[Deployment]) -> list[Tags]:
+        """The tags of each."""
+        self._learn_flows(deployment.flow_id for deployment in deployments)
+        return [self._tags_of(deployment) for deployment in deployments]
+
+    def tags_of_deployment(self, seen: Deployment) -> Tags | None:
+        """The tags of a deployment, as `seen` elsewhere if it is gone; None for one that the instance does not want."""
+        self._learn_deployments([seen.id])
+        deployment = self._deployments.get(seen.id, seen)
+        if not self._wants_deployment(deployment):
+            return None
+        return self.tags_of_deployments([deployment])[0]
+
+    def _tags_of(self, deployment: Deployment) -> Tags:
+        flow_name = self._flow_names.get(deployment.flow_id or "")
+        pool_id = self._pool_ids.get().get(deployment.work_pool_name) if deployment.work_pool_name else None
+        queue_id = deployment.work_queue_id or self._queue_id(deployment)
+        known = self._deployment_tags.get(deployment.id)
+        # There may be thousands of deployments, whose tags are the same in each check run.
+        if known is None or known[0] is not deployment or known[1] != (flow_name, pool_id, queue_id):
+            run_tags = RunTags(
+                deployment_id=deployment.id,
+                deployment_name=deployment.name,
+                flow_id=deployment.flow_id,
+                flow_name=flow_name,
+                work_pool_id=pool_id,
+                work_pool_name=deployment.work_pool_name,
+                work_queue_id=queue_id,
+                work_queue_name=deployment.work_queue_name,
+            )
+            known = (deployment, (flow_name, pool_id, queue_id), run_tags.tags(is_paused=deployment.paused))
+            self._deployment_tags.put(deployment.id, known)
+        return known[2]
+
+    def _queue_id(self, deployment: Deployment) -> str | None:
+        """The id by the names, which servers give where they do not give the id (before 3.6.2)."""
+        names = deployment.work_pool_name, deployment.work_queue_name
+        if None in names:
+            return None
+        try:
+            self._queues.get()
+        except ApiError:
+            if names not in self._queue_ids:
+                raise
+        return self._queue_ids.get(names)
+
+    def _wants_deployment(self, deployment: Deployment) -> bool:
+        return self._filters.deployments.takes(deployment.name) and self._wants(
+            deployment.work_pool_name,
+            deployment.work_queue_name,
+            in_pool=deployment.work_pool_name is not None,
+            in_queue=deployment.work_queue_name is not None,
+        )
+
+    # Flow runs
+
+    def tags_of_runs(self, runs: Collection[FlowRun], remember: bool = True) -> dict[str, RunTags | None]:
+        """The run_tags of each run by its id, None for a run that the instance does not want."""
+        self._learn_deployments(run.deployment_id for run in runs)
+        self._learn_flows(run.flow_id for run in runs)
+        tags_by_run = {run.id: self._tags_of_run(run) for run in runs}
+        if remember:
+            for run_id, run_tags in tags_by_run.items():
+                self._tags_of_runs.put(run_id, run_tags)
+        return {run_id: self._wanted(run_tags) for run_id, run_tags in tags_by_run.items()}
+
+    def tags_by_run_id(self, run_ids: Collection[str]) -> dict[str, RunTags | None]:
+        """The same by the runs' ids; a run that is gone and was never seen has no entry."""
+        known = {run_id: self._tags_of_runs[run_id] for run_id in run_ids if run_id in self._tags_of_runs}
+        tags_by_run = {run_id: self._wanted(run_tags) for run_id, run_tags in known.items()}
+        unknown = [run_id for run_id in run_ids if run_id not in known]
+        for position in range(0, len(unknown), READ_AT_ONCE):
+            tags_by_run |= self.tags_of_runs(
+                list(self._api.flow_runs_by_id(unknown[position : position + READ_AT_ONCE]))
+            )
+        return tags_by_run
+
+    def tags_told_by(self, related: list[Mapping[str, str | None]], run_id: str | None) -> RunTags | None:
+        """The run_tags of a run that an event is about; None for one that the instance does not want.
+
+        What is known of the run is filled up with what the event tells: its objects may have come and gone meanwhile.
+        """
+        roles = related_by_role(related)
+        flow, deployment = roles.get("flow", (None, None)), roles.get("deployment", (None, None))
+        pool, queue = roles.get("work-pool", (None, None)), roles.get("work-queue", (None, None))
+        told = RunTags(*deployment, *flow, *pool, *queue)
+        known = self._tags_of_runs.get(run_id or "")
+        return self._wanted(known.with_names_of(told) if known else told)
+
+    def _tags_of_run(self, run: FlowRun) -> RunTags:
+        deployment = self._deployments.get(run.deployment_id or "")
+        return RunTags(
+            deployment_id=run.deployment_id,
+            deployment_name=deployment.name if deployment else None,
+            flow_id=run.flow_id,
+            flow_name=self._flow_names.get(run.flow_id or ""),
+            work_pool_id=run.work_pool_id,
+            work_pool_name=run.work_pool_name,
+            work_queue_id=run.work_queue_id,
+            work_queue_name=run.work_queue_name,
+        )
+
+    def _wanted(self, run_tags: RunTags) -> RunTags | None:
+        if run_tags.deployment_id:
+            if not self._filters.deployments.takes(run_tags.deployment_name):
+                return None
+            deployment = self._deployments.get(run_tags.deployment_id)
+            if deployment and not self._wants_deployment(deployment):
+                return None
+        in_pool, in_queue = bool(run_tags.work_pool_id), bool(run_tags.work_queue_id)
+        return run_tags if self._wants(run_tags.work_pool_name, run_tags.work_queue_name, in_pool, in_queue) else None
+
+    def _wants(self, pool_name: str | None, queue_name: str | None, in_pool: bool, in_queue: bool = True) -> bool:
+        if in_pool and not self._filters.work_pools.takes(pool_name):
+            return False
+        return not in_queue or self._filters.work_queues.takes(queue_name)
+
+    def _learn_deployments(self, ids: Iterable[str | None]) -> None:
+        unknown = {identity for identity in ids if identity and identity not in self._deployments}
+        # A run outlives its deployment, which would be asked for in vain in each check run.
+        unknown -= self._gone_deployments.keys()
+        if unknown:
+            # Each is known from then on, should there be no time for the next page.
+            for deployment in self._api.deployments_by_id(unknown):
+                self.put_deployments([deployment])
+            for identity in unknown - self._deployments.keys():
+                self._gone_deployments.put(identity, None)
+
+    def _learn_flows(self, ids: Iterable[str | None]) -> None:
+        unknown = {identity for identity in ids if identity and identity not in self._flow_names}
+        if unknown:
+            for flow in self._api.flows_by_id(unknown):
+                if flow.name is not None:
+                    self._flow_names.put(flow.id, flow.name)
+
+
+def pool_tags(pool: WorkPool) -> Tags:
+    return tag_set(work_pool_id=pool.id, work_pool_name=pool.name, work_pool_type=pool.type)
+
+
+def queue_tags(queue: WorkQueue, with_status: bool = False) -> Tags:
+    return tag_set(
+        work_queue_id=queue.id,
+        work_queue_name=queue.name,
+        work_queue_priority=queue.priority,
+        work_pool_id=queue.work_pool_id,
+        work_pool_name=queue.work_pool_name,
+        work_queue_status=queue.status if with_status else None,
+    )

@@ -1,0 +1,1 @@
+"""What leaves the check: metrics and Datadog events."""

@@ -1,0 +1,178 @@
+"""The only place that submits: what a collector found, by the table of metrics, and zeros for what vanished."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from datadog_checks.base import AgentCheck
+from datadog_checks.prefect.counting.transitions import Outcome
+from datadog_checks.prefect.state_store import Document
+from datadog_checks.prefect.tags import Tags
+
+from .metrics import BY_NAME, METRICS, Metric
+
+ZEROS_FOR_SECONDS = 3600.0
+PACKED_FOR_SECONDS = 60.0
+# Bounds what is kept of tag sets that come and go; the ones that vanished first are forgotten first.
+MOST_TAG_SETS = 20_000
+
+
+@dataclass
+class Sheet:
+    """What one collector found in one check run."""
+
+    samples: list[tuple[Metric, Tags, float]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    without_zeros: set[str] = field(default_factory=set)
+
+    def add(self, name: str, value: float, tags: Tags = ()) -> None:
+        """A gauge's value, an addition to a count, or a histogram's sample. The name must be a declared one."""
+        self.samples.append((BY_NAME[name], tags, value))
+
+    def withhold_zeros(self, name: str) -> None:
+        """Tag sets that have no value now may have one: they have not vanished."""
+        self.without_zeros.add(name)
+
+    def add_one_of(self, names: Collection[str], name: str, tags: Tags) -> None:
+        """1 for one of several gauges that exclude each other, 0 for the others."""
+        for candidate in names:
+            self.add(candidate, float(candidate == name), tags)
+
+    def add_outcome(self, family: str, outcome: Outcome, tags: Tags) -> None:
+        for ending in outcome.counts:
+            self.add(f"{family}.{ending}", 1, tags)
+        for ending, seconds in outcome.durations:
+            self.add(f"{family}.{ending}", seconds, tags)
+
+
+class VanishedTagSets:
+    """Which tag sets had a value lately, so that zeros can follow it.
+
+    Gauges are remembered each for itself. The counts of a family share their tag sets: where runs complete, 0 of them
+    failed.
+    """
+
+    def __init__(self) -> None:
+        self._last_seen: dict[str, dict[Tags, float]] = {}
+        # What of it was packed when; a large server has a megabyte of it, which changes little from run to run.
+        self._packed: dict[str, tuple[float, str]] = {}
+        self._now = 0.0
+
+    def zeros(
+        self, metrics: Collection[Metric], seen: Mapping[str, Collection[Tags]], now: float
+    ) -> list[tuple[Metric, Tags]]:
+        """The tag sets of these metrics that had a value within the last hour and have none in `seen`, by name, now."""
+        self._now = now
+        metrics = [metric for metric in metrics if metric.zero_when_gone]
+        for metric in metrics:
+            last_seen = self._last_seen.setdefault(_group(metric), {})
+            number = len(last_seen)
+            last_seen.update(dict.fromkeys(seen.get(metric.name, ()), now))
+            if len(last_seen) != number:
+                self._packed.pop(_group(metric), None)
+        for group in {_group(metric) for metric in metrics}:
+            self._forget(group, now)
+        return [
+            (metric, tags)
+            for metric in metrics
+            for tags in self._last_seen[_group(metric)].keys() - set(seen.get(metric.name, ()))
+        ]
+
+    def _forget(self, group: str, now: float) -> None:
+        last_seen = self._last_seen[group]
+        gone = [tags for tags, at in last_seen.items() if not abs(now - at) <= ZEROS_FOR_SECONDS]
+        if len(last_seen) - len(gone) > MOST_TAG_SETS:
+            gone += sorted(last_seen.keys() - set(gone), key=last_seen.__getitem__)[:-MOST_TAG_SETS]
+        for tags in gone:
+            del last_seen[tags]
+            self._packed.pop(group, None)
+
+    def document(self) -> Document:
+        """What is to be stored. The times in it are up to a minute old."""
+        for group, last_seen in self._last_seen.items():
+            packed_at, _ = self._packed.get(group, (float("-inf"), ""))
+            if not 0 <= self._now - packed_at < PACKED_FOR_SECONDS:
+                self._packed[group] = (self._now, _pack(last_seen))
+        return {group: packed for group, (_, packed) in self._packed.items()}
+
+    @classmethod
+    def restored(cls, document: Document) -> VanishedTagSets:
+        """The inverse of `document`; raises `ValueError` for what is damaged."""
+        memory = cls()
+        try:
+            for group in GROUPS & document.keys():
+                memory._last_seen[group] = _unpack(document[group])
+        except (TypeError, AttributeError, zlib.error) as error:
+            raise ValueError(f"damaged: {error}") from None
+        return memory
+
+
+def _pack(last_seen: Mapping[Tags, float]) -> str:
+    entries = [[at, *tags] for tags, at in last_seen.items()]
+    return base64.b64encode(zlib.compress(json.dumps(entries, separators=(",", ":")).encode(), 1)).decode("ascii")
+
+
+def _unpack(packed: str) -> dict[Tags, float]:
+    entries = json.loads(zlib.decompress(base64.b64decode(packed, validate=True)))
+    return {tuple(map(str, tags)): float(at) for at, *tags in entries}
+
+
+def _group(metric: Metric) -> str:
+    return f"{metric.name.partition('.')[0]} counts" if metric.type == "count" else metric.name
+
+
+# Others are left of an earlier version: nothing would ever forget them.
+GROUPS = frozenset(_group(metric) for metric in METRICS if metric.zero_when_gone)
+
+
+class Submitter:
+    """Hands sheets to the Agent. `instance_tags` go on everything."""
+
+    def __init__(self, check: AgentCheck, instance_tags: Sequence[str], vanished: VanishedTagSets) -> None:
+        self._check = check
+        self._instance_tags = list(instance_tags)
+        self.vanished = vanished
+
+    def submit(self, sheet: Sheet, owned: Collection[str], now: datetime) -> None:
+        """Submit what a collector found, and zeros for the tag sets of its `owned` metrics that vanished lately.
+
+        What the Agent does not take is left out: the rest must not be submitted again.
+        """
+        counts: dict[tuple[Metric, Tags], float] = {}
+        seen: dict[str, set[Tags]] = {}
+        others: list[tuple[Metric, Tags, float]] = []
+        for metric, tags, value in sheet.samples:
+            seen.setdefault(metric.name, set()).add(tags)
+            if metric.type == "count":
+                counts[metric, tags] = counts.get((metric, tags), 0) + value
+            else:
+                others.append((metric, tags, value))
+        metrics = [metric for metric in METRICS if metric.name in owned]
+        for metric, tags in self.vanished.zeros(metrics, seen, now.timestamp()):
+            if metric.name in sheet.without_zeros:
+                continue
+            if metric.type == "count":
+                counts[metric, tags] = 0
+            else:
+                others.append((metric, tags, 0))
+        others += [(metric, tags, value) for (metric, tags), value in counts.items()]
+        methods = {"gauge": self._check.gauge, "count": self._check.count, "histogram": self._check.histogram}
+        for metric, tags, value in others:
+            try:
+                methods[metric.type](metric.name, value, tags=[*self._instance_tags, *tags])
+            except Exception as error:
+                self._warn(metric.full_name, error)
+        for event in sheet.events:
+            try:
+                self._check.event({**event, "tags": [*self._instance_tags, *event["tags"]]})
+            except Exception as error:
+                self._warn("a Datadog event", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        self._check.warning("Missing: %s. The Agent does not take it (%s).", what, type(error).__name__)
