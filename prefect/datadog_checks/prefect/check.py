@@ -11,7 +11,6 @@ from datadog_checks.base.agent import datadog_agent
 from datadog_checks.base.utils.http import RequestsWrapper
 
 from .api.client import Client
-from .api.clock import ServerClock
 from .api.errors import (
     ApiError,
     NotPrefect,
@@ -76,9 +75,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         return Settings.of(self.config).digest()
 
     def check(self, _: Any) -> None:
-        self._api.begin_run(self._settings.budget_seconds)
-        for look in self._looks:
-            look.begin_run()
+        self._api.start_run(self._settings.budget_seconds)
         failure = self._run(self._server, self._server.collect)
         if failure is not None:
             self.warning("Missing: %s. %s", self._server.subject, self._words(failure))
@@ -94,7 +91,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
         Where something fails, it is asked first whether anything can succeed.
         """
-        has_asked = self._runs_until_asked <= 0 or not self._api.has_answered
+        has_asked = self._runs_until_asked <= 0 or not self._api.run.has_answered
         if has_asked:
             self._runs_until_asked = 0
             self._require_prefect()
@@ -103,7 +100,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             self._submit_version(self._version)
         failures: dict[Collector, Exception] = {}
         for number, collector in enumerate(self._collectors):
-            with self._api.share(max(SHARE_OF_A_COLLECTOR, 1 / (len(self._collectors) - number))):
+            with self._api.run.time.share(max(SHARE_OF_A_COLLECTOR, 1 / (len(self._collectors) - number))):
                 failure = self._run(collector, collector.collect)
             if failure is None:
                 continue
@@ -131,7 +128,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             for collector in collectors:
                 if self._api.seconds_left() < SHARE_LEFT_IDLE * self._settings.budget_seconds:
                     break
-                with self._api.share(1 / 2):
+                with self._api.run.time.share(1 / 2):
                     self._run(collector, collector.go_on)
         for collector in collectors:
             if collector.behind:
@@ -190,7 +187,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     def _set_up(self) -> None:
         self._settings = settings = Settings.of(self.config)
-        self._api = PrefectApi(Client(self.http, settings.url, ServerClock(), settings.headers, settings.credentials))
+        self._api = PrefectApi(Client(self.http, settings.url, settings.headers, settings.credentials))
         self._inventory = Inventory(self._api, settings.filters)
         self._active_flow_runs = ActiveFlowRuns(self._api)
         self._store = self._open_store()
@@ -210,7 +207,6 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             self.warning,
             self._log_place,
         )
-        self._looks = (self._inventory, self._active_flow_runs, self._unfinished_task_runs, self._event_activity)
         self._version: str | None = None
         self._saved_vanished: Document = {}
         if settings.is_cloud:
@@ -262,14 +258,14 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             self._require_workspace()
             return
         try:
-            with self._api.share(SHARE_OF_A_COLLECTOR):
+            with self._api.run.time.share(SHARE_OF_A_COLLECTOR):
                 version = self._api.version()
         except ApiError as error:
-            if isinstance(error, OutOfTime) and not self._api.has_answered:
+            if isinstance(error, OutOfTime) and not self._api.run.has_answered:
                 budget = self._settings.budget_seconds
                 raise Unreachable(self._settings.url, f"no answer within the {budget:g} s of a check run") from None
             if isinstance(error, Unreachable):
-                if not self._api.has_answered:
+                if not self._api.run.has_answered:
                     raise
             elif isinstance(error, ServerUnusable) and not self._can_read_pools():
                 # A gateway may close just this door: what all else needs shows whether it is so.
@@ -295,7 +291,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     def _can_read_pools(self) -> bool:
         try:
-            with self._api.share(SHARE_OF_A_COLLECTOR):
+            with self._api.run.time.share(SHARE_OF_A_COLLECTOR):
                 self._inventory.pools()
         except ApiError:
             return False
@@ -311,7 +307,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             return
         settings = self._settings
         http = HttpInTime(self.instance or {}, self.init_config, logger=self.log)
-        client = Client(http, settings.url, ServerClock(), settings.headers, settings.credentials)
+        client = Client(http, settings.url, settings.headers, settings.credentials)
         for finding in findings(settings, client, verifies_tls=self.config.tls_verify is not False):
             record = getattr(self.diagnosis, finding.verdict.value)
             cause = self.sanitize(finding.cause)

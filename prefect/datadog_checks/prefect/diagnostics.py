@@ -56,7 +56,7 @@ def findings(settings: Settings, client: Client, verifies_tls: bool) -> Iterator
 
     `client` is to be one of its own: the one that makes check runs may be at work meanwhile.
     """
-    client.begin_run(BUDGET_SECONDS)
+    client.start_run(BUDGET_SECONDS)
     for step in (_url, _connection, _credentials, _csrf, _version, _events, _clock):
         for finding in step(settings, client, verifies_tls):
             yield finding
@@ -90,7 +90,7 @@ def _connection(settings: Settings, client: Client, verifies_tls: bool) -> Itera
         yield _failure("tls", error)
         return
     except ApiError as error:
-        if isinstance(error, Unreachable) or not client.has_answered:
+        if isinstance(error, Unreachable) or not client.run.has_answered:
             yield _failure("reachability", error)
             return
         status = None
@@ -150,7 +150,7 @@ def _version(settings: Settings, client: Client, _: bool) -> Iterator[Finding]:
 
 def _events(_: Settings, client: Client, __: bool) -> Iterator[Finding]:
     """A run that has ended leaves an event, whatever else happened."""
-    now = client.clock.now()
+    now = client.run.clock.now()
     ended = {"after_": utc_text(now - RECENT), "before_": utc_text(now - EVENT_GRACE)}
     try:
         runs = client.post("/flow_runs/filter", _read_list, {"flow_runs": {"end_time": ended}, "limit": 1})
@@ -179,7 +179,7 @@ def _events(_: Settings, client: Client, __: bool) -> Iterator[Finding]:
 
 
 def _clock(_: Settings, client: Client, __: bool) -> Iterator[Finding]:
-    difference = client.clock.ahead_of_host()
+    difference = client.run.clock.ahead_of_host()
     if abs(difference) <= CLOCK_TOLERANCE:
         yield _success("clock", "This host's clock and the server's agree to a few seconds.")
         return

@@ -46,7 +46,7 @@ class RunTags:
     work_queue_name: str | None = None
 
     def with_names_of(self, other: RunTags) -> RunTags:
-        """The same, with the names that only the other run_tags has for the same ids."""
+        """The same, with the names that only the other has for the same ids."""
         names: dict[str, str] = {}
         for kind in ("deployment", "flow", "work_pool", "work_queue"):
             identity, name = getattr(self, f"{kind}_id"), getattr(self, f"{kind}_name")

@@ -198,8 +198,9 @@ class DamagingReplay:
 def replay(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> DamagingReplay:
     replay = DamagingReplay(recording)
     time = replay.time
-    monkeypatch.setattr(check_module, "Client", partial(Client, sleep=time.sleep, monotonic=time.monotonic))
-    monkeypatch.setattr(check_module, "ServerClock", partial(ServerClock, wall=replay.wall, monotonic=time.monotonic))
+    clock = partial(ServerClock, wall=replay.wall, monotonic=time.monotonic)
+    made = partial(Client, clock=clock, sleep=time.sleep, monotonic=time.monotonic)
+    monkeypatch.setattr(check_module, "Client", made)
     return replay
 
 

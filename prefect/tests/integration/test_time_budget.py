@@ -10,7 +10,6 @@ import pytest
 from datadog_checks.base.utils.http import RequestsWrapper
 
 from datadog_checks.prefect.api.client import Client
-from datadog_checks.prefect.api.clock import ServerClock
 from datadog_checks.prefect.api.errors import OutOfTime
 from datadog_checks.prefect.collectors import COLLECTORS, Events
 from datadog_checks.prefect.config.settings import LEAST_BUDGET_SECONDS
@@ -90,8 +89,8 @@ def test_a_body_that_trickles_in_is_broken_off_when_the_time_is_up(packed: bool,
     answer = Answer(200, gzip.compress(body) if packed else body, {**headers, "Connection": connection}, False, 0.1)
     with RespondingServer(lambda _: answer) as server:
         http = RequestsWrapper({"skip_proxy": True}, {})
-        client = Client(http, server.url, ServerClock(), {})
-        client.begin_run(budget_seconds=1)
+        client = Client(http, server.url, {})
+        client.start_run(budget_seconds=1)
         begun = time.monotonic()
         with pytest.raises(OutOfTime):
             client.get("/thing", json.loads)
@@ -110,8 +109,8 @@ def test_a_body_that_comes_in_pieces_is_whole_and_its_connection_kept(packed: bo
         return answer
 
     with RespondingServer(respond) as server:
-        client = Client(RequestsWrapper({"skip_proxy": True}, {}), server.url, ServerClock(), {})
-        client.begin_run(budget_seconds=15)
+        client = Client(RequestsWrapper({"skip_proxy": True}, {}), server.url, {})
+        client.start_run(budget_seconds=15)
         for _ in range(3):
             assert client.get("/thing", json.loads) == [0, 1, 2, 3, 4]
     assert len(ports) == 1

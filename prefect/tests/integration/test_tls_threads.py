@@ -14,7 +14,6 @@ import trustme
 from datadog_checks.base.utils.http import RequestsWrapper
 
 from datadog_checks.prefect.api.client import Client
-from datadog_checks.prefect.api.clock import ServerClock
 from lab.ports import HOST
 from lab.prefect_api import PrefectApi
 from lab.proxy import Answer, Proxy, Request, RespondingServer, terminating
@@ -99,8 +98,8 @@ def test_a_client_that_is_used_by_eight_threads_over_tls_gets_every_answer(
 
     with RespondingServer(echo, tls) as server:
         http = RequestsWrapper({"skip_proxy": True, "tls_ca_cert": authority_file}, {})
-        client = Client(http, server.url, ServerClock(), {})
-        client.begin_run(budget_seconds=300)
+        client = Client(http, server.url, {})
+        client.start_run(budget_seconds=300)
 
         def ask(number: int) -> str:
             try:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from datadog_checks.prefect.api.check_run import CheckRun
+from datadog_checks.prefect.api.clock import ServerClock
 from datadog_checks.prefect.api.models import Event, FlowRun, State
+from datadog_checks.prefect.api.time_budget import TimeBudget
 from datadog_checks.prefect.counting.transitions import Transition, transition_of
 
 T0 = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
@@ -16,6 +19,24 @@ RUN_ID = "6f4d5f3e-1f0e-4d0c-9d59-3a1f6a0f4c11"
 def after(seconds: float) -> datetime:
     """A moment so many seconds after `T0`."""
     return T0 + timedelta(seconds=seconds)
+
+
+class InCheckRuns:
+    """What stands in for `PrefectApi` in one check run after the other."""
+
+    _run: CheckRun | None = None
+
+    @property
+    def run(self) -> CheckRun:
+        """The check run that is under way; the first begins by itself."""
+        if self._run is None:
+            self.next_run()
+        assert self._run is not None
+        return self._run
+
+    def next_run(self) -> None:
+        """The next one begins."""
+        self._run = CheckRun(TimeBudget(15.0, {}), ServerClock(), before=self._run)
 
 
 def related(role: str, identity: str, name: str | None = None) -> dict[str, str | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +17,7 @@ from datadog_checks.prefect.api.errors import OutOfTime
 from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.counting.event_feed import EventFeed, Reach
 
-from .builders import T0
+from .builders import T0, InCheckRuns
 
 CRITERIA: dict[str, Any] = {"event": {"prefix": ["prefect.flow-run."]}}
 
@@ -37,7 +37,7 @@ class EventsEndpoint:
         return EventFeed(self.api(), CRITERIA, saved, self.reach)
 
     def api(self) -> PrefectApi:
-        return PrefectApi(self)  # type: ignore[arg-type]
+        return _Api(self)
 
     def happen(self, *ids: str, seconds_ago: float = 0.0) -> None:
         """Events become visible that occurred so many seconds ago, by the server's clock; negative for the future."""
@@ -58,13 +58,6 @@ class EventsEndpoint:
         self.left -= 1
 
     # What `PrefectApi` uses of the client
-
-    @property
-    def clock(self) -> _Clock:
-        return _Clock(self.now)
-
-    def seconds_left(self) -> float:
-        return self.left
 
     def post(self, path: str, parse: Callable[[bytes], Any], body: Mapping[str, Any]) -> Any:
         assert path == "/events/filter"
@@ -106,9 +99,15 @@ class EventsEndpoint:
         return parse(json.dumps(page).encode())
 
 
-class _Clock:
-    def __init__(self, moment: datetime) -> None:
-        self._moment = moment
+class _Api(InCheckRuns, PrefectApi):
+    """Of the endpoint's time."""
+
+    def __init__(self, endpoint: EventsEndpoint) -> None:
+        super().__init__(endpoint)  # type: ignore[arg-type]
+        self._endpoint = endpoint
 
     def now(self) -> datetime:
-        return self._moment.astimezone(UTC)
+        return self._endpoint.now
+
+    def seconds_left(self) -> float:
+        return self._endpoint.left

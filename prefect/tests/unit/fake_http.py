@@ -118,10 +118,10 @@ def client_of(http: FakeHttp, time: Time, budget: float = 15.0, headers: Mapping
     client = Client(
         http,  # type: ignore[arg-type]
         URL,
-        ServerClock(wall=time.monotonic, monotonic=time.monotonic),
         headers or {},
+        clock=lambda: ServerClock(wall=time.monotonic, monotonic=time.monotonic),
         sleep=time.sleep,
         monotonic=time.monotonic,
     )
-    client.begin_run(budget)
+    client.start_run(budget)
     return client

@@ -13,7 +13,7 @@ from uuid import UUID
 from hypothesis import strategies as st
 
 from datadog_checks.prefect.api.answers import read_event_page
-from datadog_checks.prefect.api.models import Event, EventPage, Oddities, State
+from datadog_checks.prefect.api.models import Event, EventPage, State
 from lab.definitions import TERMINAL
 from lab.poison import COUNTED_NOWHERE, POISON_EVENTS
 from lab.prefect_api import Json
@@ -87,11 +87,6 @@ class PoisonedServer(RunsServer):
     def __init__(self) -> None:
         super().__init__()
         self._poison: dict[str, Json] = {}
-        self._noted = Oddities()
-
-    @property
-    def oddities(self) -> Oddities:
-        return self._noted
 
     def pour(self, name: str, at: datetime) -> None:
         """Bad events of this name occur, and are visible at once."""
@@ -106,7 +101,7 @@ class PoisonedServer(RunsServer):
         poison = [self._poison[event.id] for event in page.events if event.id in self._poison]
         if poison:
             answer = json.dumps({"events": poison, "total": total}).encode()
-            read = {event.id: event for event in read_event_page(answer, self._noted).events}
+            read = {event.id: event for event in read_event_page(answer, self.oddities).events}
             page.events[:] = [
                 read.get(event.id, event) for event in page.events if event.id in read or event.id not in self._poison
             ]

@@ -16,7 +16,7 @@ from datadog_checks.prefect.api.errors import OutOfTime
 from datadog_checks.prefect.api.models import TERMINAL, Deployment, Event, EventPage, Flow, FlowRun, State, TaskRun
 from datadog_checks.prefect.api.prefect import PrefectApi
 
-from .builders import T0, related, state_change
+from .builders import T0, InCheckRuns, related, state_change
 
 BUDGET_SECONDS = 15.0
 # What a request takes, so that no two of them see the server at the same moment.
@@ -178,7 +178,7 @@ class LiveTaskRun(Run):
         )
 
 
-class RunsServer(PrefectApi):
+class RunsServer(InCheckRuns, PrefectApi):
     """The methods that the counting calls; the others of `PrefectApi` have no client here, and fail.
 
     `clock` is the server's, `left` what is left of the check run's time. `before_answer` is called with the number of
@@ -203,6 +203,7 @@ class RunsServer(PrefectApi):
         return event.id in self._visible
 
     def begin_check_run(self) -> None:
+        self.next_run()
         self.left = BUDGET_SECONDS
         self.before_answer = lambda number: None
         self._requests = 0

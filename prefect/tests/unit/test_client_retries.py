@@ -156,13 +156,13 @@ def test_while_an_endpoint_asked_to_be_left_alone_the_others_are_asked_and_it_is
     assert refused(client, "/thing")
     assert not refused(client, "/other")
     for _ in range(2):
-        client.begin_run(15)
+        client.start_run(15)
         with pytest.raises(LeftAlone, match="GET /thing was left out: the server asks for no requests for another"):
             client.get("/thing", json.loads)
         assert not refused(client, "/other")
         time.now += 15
     assert [sent.url for sent in http.sent].count(f"{URL}/thing") == 1
-    client.begin_run(15)
+    client.start_run(15)
     # The 10 seconds that are left of the pause are waited for.
     assert not refused(client, "/thing")
     assert time.now == pytest.approx(1040)
@@ -177,7 +177,7 @@ def test_where_two_endpoints_ask_to_be_left_alone_the_server_is_but_for_its_heal
     ] * 2
     assert len(http.sent) == 4
     time.now += 60
-    client.begin_run(15)
+    client.start_run(15)
     assert [refused(client, path) for path in ("/one", "/three")] == [False] * 2
 
 
@@ -186,7 +186,7 @@ def test_a_pause_without_reason_ends_after_ten_minutes() -> None:
     client = client_of(http, time, budget=15)
     assert refused(client, "/one")
     time.now += 599
-    client.begin_run(15)
+    client.start_run(15)
     assert not refused(client, "/one")
 
 
@@ -199,9 +199,9 @@ def test_an_endpoint_that_did_not_answer_is_not_asked_again_with_less_patience()
 
     http = FakeHttp(too_slow, answer("ok"))
     client = client_of(http, time, budget=15)
-    with client.time.share(1 / 3), pytest.raises(NoAnswerInTime, match="GET /thing was not answered within 5 s"):
+    with client.run.time.share(1 / 3), pytest.raises(NoAnswerInTime, match="GET /thing was not answered within 5 s"):
         client.get("/thing", json.loads)
-    with client.time.share(1 / 3), pytest.raises(NoAnswerInTime, match="GET /thing was not answered within 5 s"):
+    with client.run.time.share(1 / 3), pytest.raises(NoAnswerInTime, match="GET /thing was not answered within 5 s"):
         client.get("/thing", json.loads)
     assert len(http.sent) == 1
     assert client.get("/thing", json.loads) == "ok"
@@ -211,7 +211,7 @@ def test_a_request_for_which_no_time_is_left_is_not_sent() -> None:
     http, time = FakeHttp(answer("ok")), Time()
     client = client_of(http, time, budget=15)
     time.now += 15
-    assert client.time.seconds_left() == 0.0
+    assert client.run.time.seconds_left() == 0.0
     with pytest.raises(OutOfTime, match=r"GET /thing was left out: the check run's 15 s were used up"):
         client.get("/thing", json.loads)
     assert http.sent == []
@@ -264,8 +264,8 @@ def test_each_check_run_has_its_time_anew() -> None:
     http, time = FakeHttp(answer("ok")), Time()
     client = client_of(http, time, budget=15)
     time.now += 20
-    client.begin_run(15)
-    assert client.time.seconds_left() == 15.0
+    client.start_run(15)
+    assert client.run.time.seconds_left() == 15.0
     assert client.get("/thing", json.loads) == "ok"
 
 

@@ -95,7 +95,6 @@ class CountingHistories(RuleBasedStateMachine):
         deployments = KnownDeployments(self.server, inventory, event_activity, Reach(), options.interval)
         shared = (inventory, active_flow_runs, unfinished_task_runs, deployments, event_activity, store)
         context = Context(self.server, options, *shared, lambda message: None, self.fail_on_warning)
-        self.looks = (inventory, active_flow_runs, unfinished_task_runs, event_activity)
         self.collectors: list[TransitionCollector] = [FlowRunTransitions(context), TaskRunTransitions(context)]
 
     def fail_on_warning(self, message: str | Exception) -> None:
@@ -106,8 +105,6 @@ class CountingHistories(RuleBasedStateMachine):
         self.server.begin_check_run()
         if before_answer is not None:
             self.server.before_answer = before_answer
-        for look in self.looks:
-            look.begin_run()
         for collector in self.collectors:
             sheet = Sheet()
             try:

@@ -10,7 +10,9 @@ from datadog_checks.prefect.api.errors import ApiError
 from datadog_checks.prefect.api.models import Deployment, Flow, FlowRun, WorkPool, WorkQueue
 from datadog_checks.prefect.config.filters import Filters, NameFilter
 from datadog_checks.prefect.mirror import inventory
-from datadog_checks.prefect.mirror.inventory import Inventory, OncePerRun, Recent
+from datadog_checks.prefect.mirror.inventory import Inventory, Recent
+
+from .builders import InCheckRuns
 
 
 def test_what_was_not_put_in_for_the_longest_time_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,48 +32,7 @@ def test_putting_in_again_replaces_the_value_and_forgets_nothing(monkeypatch: py
     assert dict(recent) == {"a": "two", "b": "two"}
 
 
-class Reader:
-    """Reads numbers that go up, or fails."""
-
-    def __init__(self) -> None:
-        self.times = 0
-        self.fails = False
-
-    def __call__(self) -> list[int]:
-        self.times += 1
-        if self.fails:
-            raise ApiError(f"failure {self.times}")
-        return [self.times]
-
-
-def test_a_thing_is_read_once_until_it_is_forgotten() -> None:
-    reader = Reader()
-    thing = OncePerRun(reader)
-    assert [thing.get(), thing.get()] == [[1], [1]]
-    thing.forget()
-    assert thing.get() == [2]
-
-
-def test_a_failure_is_everybodys_and_is_not_tried_again_in_the_same_check_run() -> None:
-    reader = Reader()
-    reader.fails = True
-    thing = OncePerRun(reader)
-    for _ in range(2):
-        with pytest.raises(ApiError, match="failure 1"):
-            thing.get()
-    reader.fails = False
-    thing.forget()
-    assert thing.get() == [2]
-
-
-def test_an_empty_answer_is_an_answer() -> None:
-    reader = Reader()
-    thing = OncePerRun(lambda: reader()[1:])
-    assert [thing.get(), thing.get()] == [[], []]
-    assert reader.times == 1
-
-
-class FakeApi:
+class FakeApi(InCheckRuns):
     """A server on which everything that is asked for by id exists, and flows are called as told."""
 
     def __init__(self) -> None:
@@ -127,16 +88,17 @@ def test_more_runs_at_once_than_are_remembered_have_their_scopes_all_the_same(mo
 
 def test_runs_flows_and_deployments_that_come_and_go_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "REMEMBERED", 50)
-    known = inventory_of(FakeApi())
+    api = FakeApi()
+    known = inventory_of(api)
     for number in range(2000):
-        known.begin_run()
+        api.next_run()
         known.tags_of_runs([run(str(number))])
     for memory in (known._tags_of_runs, known._flow_names, known._deployments):
         assert len(memory) == 50
 
 
 def test_what_is_remembered_is_enough_for_a_large_server_and_no_more_than_some_ten_megabytes() -> None:
-    # A name and a run_tags take some 500 bytes.
+    # A name and the tags of a run take some 500 bytes.
     assert 20_000 <= inventory.REMEMBERED <= 100_000
 
 
@@ -144,7 +106,7 @@ def test_queues_that_are_gone_are_not_asked_for_again() -> None:
     api = FakeApi()
     known = inventory_of(api)
     for number in range(100):
-        known.begin_run()
+        api.next_run()
         api.queue_ids = [f"q{number}"]
         assert [queue.id for queue in known.queues()] == [f"q{number}"]
         assert known._known_queues == {f"q{number}"}
@@ -156,10 +118,10 @@ def test_a_queue_by_a_refused_id_is_asked_for_once() -> None:
     api.queue_ids = ["damaged"]
     assert known.queues()
     api.queue_ids, api.refuses_queues_by_id = ["q1"], True
-    known.begin_run()
+    api.next_run()
     with pytest.raises(ApiError):
         known.queues()
-    known.begin_run()
+    api.next_run()
     assert [queue.id for queue in known.queues()] == ["q1"]
 
 

@@ -20,6 +20,8 @@ from datadog_checks.prefect.counting.event_feed import Reach
 from datadog_checks.prefect.mirror.deployments import CHANGES_AT_ONCE, LEARNED_AT_ONCE, KnownDeployments
 from datadog_checks.prefect.mirror.inventory import Inventory
 
+from .builders import InCheckRuns
+
 MOST_LOOKS = 30
 SOUND = Deployment(id=str(uuid.uuid4()), flow_id=str(uuid.uuid4()), name="sound")
 
@@ -27,7 +29,7 @@ SOUND = Deployment(id=str(uuid.uuid4()), flow_id=str(uuid.uuid4()), name="sound"
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class FakeApi:
+class FakeApi(InCheckRuns):
     """A server with these deployments, the last created last, in a queue that may be renamed; and nothing else."""
 
     def __init__(self, *deployments: Deployment) -> None:
@@ -196,7 +198,7 @@ def test_one_that_goes_before_it_is_read_again_is_gone() -> None:
     gone = {"prefect.resource.id": f"prefect.deployment.{api.found.pop(0).id}"}
     api.told.append(Event(id="gone", event="prefect.deployment.deleted", occurred=api.clock, resource=gone))
     for _ in range(math.ceil(100 / LEARNED_AT_ONCE)):
-        watch._event_activity.begin_run()
+        api.next_run()
         watch.look()
     assert len(watch.known) == 99
 
@@ -238,7 +240,7 @@ def test_a_queue_that_gets_another_name_is_known_to_all_who_ask() -> None:
     api.queues[queue_id] = "prod"
     for deployment in api.found:
         api.found[api.found.index(deployment)] = deployment.model_copy(update={"work_queue_name": "prod"})
-    inventory.begin_run()
+    api.next_run()
     watch.look()
     assert inventory.tags_of_runs([run])[run.id] is not None
 
@@ -254,7 +256,7 @@ def test_deployments_of_a_deleted_queue_are_read_again() -> None:
     del api.queues[queue_id]
     # The server does not note it as a change of the deployment.
     api.found = [found.model_copy(update={"work_queue_id": None, "work_queue_name": None}) for found in api.found]
-    inventory.begin_run()
+    api.next_run()
     watch.look()
     assert {deployment.work_queue_name for deployment in watch.known.values()} == {None}
     assert watch.take_changed() == watch.known.keys()

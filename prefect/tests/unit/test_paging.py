@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from datadog_checks.prefect.api.errors import ApiError, Rejected, RequestFailed
-from datadog_checks.prefect.api.models import FlowRun, Oddities, TaskRun, WorkPool
+from datadog_checks.prefect.api.models import FlowRun, TaskRun, WorkPool
 from datadog_checks.prefect.api.paging import Order, Pager
 
-from .builders import after
+from .builders import InCheckRuns, after
 
 Row = dict[str, Any]
 REFUSALS = {
@@ -23,7 +23,7 @@ REFUSALS = {
 }
 
 
-class Table:
+class Table(InCheckRuns):
     """A `/…/filter` endpoint over rows, with Prefect's filters by id and time, and a page limit."""
 
     def __init__(self, rows: list[Row], most: int = 200, refusal: str = "with the number") -> None:
@@ -76,7 +76,7 @@ def run_id(number: int) -> str:
 
 
 def pager(table: Table) -> Pager:
-    return Pager(table, Oddities())  # type: ignore[arg-type]
+    return Pager(table)  # type: ignore[arg-type]
 
 
 def read_pools(table: Table) -> list[str]:

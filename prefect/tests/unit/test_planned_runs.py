@@ -21,14 +21,14 @@ from datadog_checks.prefect.mirror.inventory import Inventory
 from datadog_checks.prefect.mirror.planned_runs import PlannedRuns
 from datadog_checks.prefect.tags import RunTags
 
-from .builders import T0
+from .builders import T0, InCheckRuns
 
 PAGE = 5
 LOOKS_ENOUGH = 60
 MINUTE = timedelta(minutes=1)
 
 
-class PlanningServer(PrefectApi):
+class PlanningServer(InCheckRuns, PrefectApi):
     """Runs that are planned, by their ids, in pages of so many; requests are counted."""
 
     def __init__(self) -> None:

@@ -19,14 +19,14 @@ from datadog_checks.prefect.mirror.inventory import Inventory
 from datadog_checks.prefect.mirror.task_runs import UNFINISHED_TYPES, UnfinishedTaskRuns
 from datadog_checks.prefect.tags import RunTags
 
-from .builders import T0
+from .builders import T0, InCheckRuns
 
 PAGE = 4
 MINUTE = timedelta(minutes=1)
 LOOKS_ENOUGH = 80
 
 
-class TaskServer(PrefectApi):
+class TaskServer(InCheckRuns, PrefectApi):
     """Task runs by their ids; requests for pages and for totals are counted."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Tasks(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        self.task_runs.begin_run()
+        self.server.next_run()
         totals = self.task_runs.totals()
         assert totals is None or sum(totals.values()) == sum(self.truth().values())
 
@@ -172,10 +172,10 @@ def test_those_that_never_end_are_read_once_and_then_asked_for_by_a_total_of_eac
     unknown = 0
     while task_runs.totals() is None:
         unknown += 1
-        task_runs.begin_run()
+        server.next_run()
     assert unknown == 100 // (unfinished_task_runs.PAGES_AT_ONCE * PAGE)
     server.pages = server.totals = 0
-    task_runs.begin_run()
+    server.next_run()
     totals = task_runs.totals()
     assert totals is not None
     assert sum(totals.values()) == 100
@@ -189,5 +189,5 @@ def test_what_is_young_is_read_in_each_look(monkeypatch: pytest.MonkeyPatch) -> 
         server.runs[f"new{index}"] = task_run(f"new{index}", "PENDING", T0 - index * MINUTE)
     task_runs = UnfinishedTaskRuns(server, NoTags())
     for _ in range(5):
-        task_runs.begin_run()
+        server.next_run()
         assert {run.id for run in task_runs.fresh()} >= {f"new{index}" for index in range(10)}

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from requests import RequestException
 
 from datadog_checks.prefect.credentials import is_latin
 
+from .check_run import CheckRun
 from .connection_messages import innermost, plain_words
 from .errors import TokenUnavailable
 from .transport import Background
@@ -31,50 +32,46 @@ ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 class AuthToken:
     """The headers that hold the token; `handler` is that of `token_handler`. May be used from several threads."""
 
-    def __init__(self, handler: Any, source: str, seconds_left: Callable[[], float]) -> None:
+    def __init__(self, handler: Any, source: str) -> None:
         """`source` names where the token comes from, for messages."""
         self._handler = handler
         self._source = source
-        # A token that stays refused is not renewed at each request.
-        self._may_renew = True
+        # In which check run it was renewed last, and what became of it: one that stays refused is not renewed at each
+        # request.
+        self._renewed_in = -1
         self._failure: TokenUnavailable | None = None
-        self._seconds_left = seconds_left
         self._headers: dict[str, str] = {}
         self._lock = threading.Lock()
         self._reading: Background[dict[str, str]] | None = None
         self._reading_since = 0.0
         self._given_up = 0
 
-    def begin_run(self) -> None:
-        """A check run begins, in which the token may be renewed once."""
-        self._may_renew = True
-        self._failure = None
-
-    def headers(self) -> Mapping[str, str]:
+    def headers(self, run: CheckRun) -> Mapping[str, str]:
         """The headers for the next request. Raises `TokenUnavailable`."""
         with self._lock:
-            return self._read()
+            return self._read(run)
 
-    def renewed(self, instead_of: Mapping[str, str]) -> Mapping[str, str]:
-        """The headers in place of those that the server refused; several requests that were refused get the same."""
+    def renewed(self, run: CheckRun, instead_of: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers in place of those that the server refused, renewed once in a check run for all requests."""
         with self._lock:
-            if self._failure is not None:
+            is_renewed = self._renewed_in == run.number
+            if is_renewed and self._failure is not None:
                 raise self._failure
-            if self._headers != instead_of or not self._may_renew:
+            if is_renewed or self._headers != instead_of:
                 return self._headers
-            self._may_renew = False
+            self._renewed_in, self._failure = run.number, None
             try:
-                return self._read(error="refused")
+                return self._read(run, error="refused")
             except TokenUnavailable as error:
                 self._failure = error
                 raise
 
-    def _read(self, **reason: str) -> Mapping[str, str]:
+    def _read(self, run: CheckRun, **reason: str) -> Mapping[str, str]:
         if not self._headers:
             # What a reader has, it keeps, be it of no use.
             reason = {"error": "there is no token yet"}
         try:
-            written = self._background(reason).result(self._seconds_left())
+            written = self._background(reason).result(run.time.seconds_left())
         except TimeoutError:
             raise TokenUnavailable(self._source, "it did not come in time") from None
         except Exception as error:  # each reader raises errors of its own

@@ -20,6 +20,7 @@ from datadog_checks.prefect.credentials import Credentials, token_handler, token
 
 from .auth_token import AuthToken
 from .body import AnswerMemory, Room
+from .check_run import CheckRun
 from .clock import ServerClock, http_date
 from .connection_messages import innermost, plain_words, tls_error
 from .csrf import CsrfToken, CsrfTokens
@@ -89,27 +90,30 @@ class Client:
 
     It keeps connections alive, never follows a redirect, tries again what a busy server or a bad network broke, and
     stops when its time is up. Requests may be sent from several threads. `url` has no trailing slash; `headers` go with
-    every request. `has_answered` tells whether there was an answer, be it any, in this check run.
+    every request. `run` is the check run that is under way.
     """
 
     def __init__(
         self,
         http: RequestsWrapper,
         url: str,
-        clock: ServerClock,
         headers: Mapping[str, str],
         credentials: Credentials | None = None,
+        clock: Callable[[], ServerClock] = ServerClock,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url
-        self.clock = clock
-        self.time = TimeBudget(sleep, monotonic)
-        self.has_answered = False
+        self.new_clock = clock
+        self.sleep = sleep
+        self.monotonic = monotonic
+        # Until when endpoints want to be left alone.
+        self._paused_until: dict[str, float] = {}
+        self.run = CheckRun(self._time_budget(0.0), clock())
         self._http = http
         self._is_bound = False
         self._headers = dict(headers)
-        self._csrf = CsrfTokens(self._fetch_csrf_token, clock.now)
+        self._csrf = CsrfTokens(self._fetch_csrf_token, lambda: self.run.clock.now())
         self._lock = threading.Lock()
         self._parsing = threading.Lock()
         self._memory = AnswerMemory()
@@ -117,24 +121,20 @@ class Client:
         self._token: AuthToken | None = None
         if self._credentials.auth_token:
             settings = self._credentials.auth_token
-            self._token = AuthToken(token_handler(settings), token_source(settings), self.time.seconds_left)
+            self._token = AuthToken(token_handler(settings), token_source(settings))
             http.auth_token_handler = None
         # Where an option of the base class makes the header, requests has its own object for it.
         self._auth: dict[str, Any] = {}
         if self._credentials.authorization or not http.options.get("auth"):
             self._auth = {"auth": _Authorization(self._credentials.authorization)}
 
-    def begin_run(self, budget_seconds: float) -> None:
-        """Start the time that the requests of one check run may take together."""
-        self.time.begin_run(budget_seconds)
-        self.has_answered = False
-        self.clock.begin_run()
-        if self._token is not None:
-            self._token.begin_run()
+    def start_run(self, budget_seconds: float) -> CheckRun:
+        """A check run begins, whose requests may take so long together."""
+        self.run = CheckRun(self._time_budget(budget_seconds), self.new_clock(), before=self.run)
+        return self.run
 
-    def seconds_left(self) -> float:
-        """What is left of that time, or of the share of it that is being used."""
-        return self.time.seconds_left()
+    def _time_budget(self, seconds: float) -> TimeBudget:
+        return TimeBudget(seconds, self._paused_until, self.sleep, self.monotonic)
 
     def get(self, path: str, parse: Callable[[bytes], Parsed], params: Mapping[str, str] | None = None) -> Parsed:
         """The parsed answer to a GET; see `post`."""
@@ -184,7 +184,7 @@ class Client:
             except _Transient as failure:
                 last = failure.error
             wait = FIRST_WAIT_SECONDS * 2**number * random.uniform(0.5, 1.5)
-            if number + 1 < ATTEMPTS and not self.time.wait(path, wait):
+            if number + 1 < ATTEMPTS and not self.run.time.wait(path, wait):
                 break
         raise last
 
@@ -195,19 +195,20 @@ class Client:
         headers = {**self._headers, **(csrf_token.headers if csrf_token else {})}
         if self._token is None:
             return self._send(method, path, room, headers, **options)
-        token = self._token.headers()
+        token = self._token.headers(self.run)
         answer = self._send(method, path, room, {**headers, **token}, **options)
         if answer.status == 401:
-            answer = self._send(method, path, room, {**headers, **self._token.renewed(instead_of=token)}, **options)
+            renewed = self._token.renewed(self.run, instead_of=token)
+            answer = self._send(method, path, room, {**headers, **renewed}, **options)
         return answer
 
     def _send(
         self, method: str, path: str, room: Room, headers: Mapping[str, str], wants_body: bool = True, **options: Any
     ) -> Answer:
-        request = f"{method.upper()} {path}"
+        request, time = f"{method.upper()} {path}", self.run.time
         connect, read = self._http.options["timeout"]
-        left = self.time.patience(request, path, read)
-        sent = self.time.monotonic()
+        left = time.patience(request, path, read)
+        sent = time.monotonic()
         timeout = (min(connect, left), min(read, left))
         try:
             self._bind()
@@ -222,14 +223,14 @@ class Client:
                 **options,
             )
             try:
-                self.has_answered = True
+                self.run.has_answered = True
                 answer = Answer(response.status_code, response.headers, room.read(request, response, wants_body))
             finally:
                 response.close()
         except requests.exceptions.SSLError as error:
             raise tls_error(self.url, innermost(error)) from None
         except (requests.exceptions.RequestException, HTTPError) as error:
-            raise self._no_answer(request, path, max(timeout), self.time.monotonic() - sent, error) from None
+            raise self._no_answer(request, path, max(timeout), time.monotonic() - sent, error) from None
         except ValueError:
             # requests looks at where a redirect leads even when it is not to follow it.
             raise Redirected(self.url, NO_URL) from None
@@ -240,10 +241,10 @@ class Client:
             # The server drops the connection after it, as a rule when the next request is on its way.
             self._http.session.close()
         with self._lock:
-            self.clock.observe(answer.headers.get("Date"), sent, self.time.monotonic())
+            self.run.clock.observe(answer.headers.get("Date"), sent, time.monotonic())
         if answer.status in WORTH_RETRYING:
             if seconds := _retry_after_seconds(answer.headers):
-                self.time.pause(path, seconds)
+                time.pause(path, seconds)
             raise _Transient(Rejected(request, answer.status, _detail(answer.body)))
         return answer
 
@@ -251,7 +252,7 @@ class Client:
         if not self._is_bound:
             with self._lock:
                 if not self._is_bound:
-                    bound(self._http, self.time.seconds_left)
+                    bound(self._http, lambda: self.run.time.seconds_left())
                     self._is_bound = True
 
     def _no_answer(self, request: str, path: str, timeout_seconds: float, waited: float, error: Exception) -> Exception:
@@ -262,8 +263,8 @@ class Client:
             cause, (ReadTimeoutError, TimeoutError)
         )
         if timed_out:
-            self.time.waited_in_vain(path, waited)
-            if self.time.seconds_left() <= 0 and not is_connecting:
+            self.run.time.waited_in_vain(path, waited)
+            if self.run.time.seconds_left() <= 0 and not is_connecting:
                 return NoAnswerInTime(request, waited)
             what = "connection to" if is_connecting else "answer to"
             return Unreachable(self.url, f"no {what} {request} within {timeout_seconds:.3g} s")

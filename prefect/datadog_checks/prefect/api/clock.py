@@ -16,6 +16,8 @@ DATE_RESOLUTION_SECONDS = 2.0
 class ServerClock:
     """Tells the server's time on a host whose own clock may be wrong or may jump.
 
+    Good for one check run: monotonic clocks stand still while a host sleeps.
+
     Each answer's `Date` header bounds the difference between the server's clock and the host's monotonic one. Where the
     host's clock lies within the bounds it is taken as it is, being the finer one; else the nearest bound is.
     """
@@ -23,13 +25,6 @@ class ServerClock:
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._wall = wall
         self._monotonic = monotonic
-        self._host_offset = 0.0
-        self._lowest = float("-inf")
-        self._highest = float("inf")
-        self.begin_run()
-
-    def begin_run(self) -> None:
-        """Forget the bounds: monotonic clocks stand still while a host sleeps."""
         self._host_offset = self._wall() - self._monotonic()
         self._lowest, self._highest = float("-inf"), float("inf")
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from .answers import read_objects
 from .client import Client
 from .errors import Rejected, RequestFailed, UnreadableAnswer
-from .models import Deployment, Flow, FlowRun, Oddities, TaskRun, Worker, WorkPool, WorkQueue, utc_text
+from .models import Deployment, Flow, FlowRun, TaskRun, Worker, WorkPool, WorkQueue, utc_text
 
 DEFAULT_PAGE_SIZE = 200
 RESTARTS = 3
@@ -73,17 +73,16 @@ class Page(Generic[Object]):
 class Pager:
     """Reads pages from `/…/filter` endpoints.
 
-    The page size that the server allows is learned from its refusals and kept. `oddities` collects what does not parse.
+    The page size that the server allows is learned from its refusals and kept.
     One object may be too large to be read, or make the server fail in each page that it is on, as a flow run with a
     parameter of 2**64 does: such a page is asked for again in smaller ones, and the object that is alone on one in the
     end is left out.
     """
 
-    def __init__(self, client: Client, oddities: Oddities) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
         self._page_size = DEFAULT_PAGE_SIZE
         self._unreadable: OrderedDict[str, None] = OrderedDict()
-        self.oddities = oddities
 
     def page(
         self, model: type[Object], path: str, body: Mapping[str, Any], at_most: int = DEFAULT_PAGE_SIZE
@@ -104,7 +103,7 @@ class Pager:
                 if limit > 1:
                     size = limit // 2
                 elif isinstance(error, UnreadableAnswer) or attempts >= ATTEMPTS_FOR_ONE:
-                    self.oddities.leave_out(model, str(error))
+                    self._client.run.oddities.leave_out(model, str(error))
                     return Page([], 1, 1, is_left_out=True)
             else:
                 return Page(objects, found, limit)
@@ -254,7 +253,7 @@ class Pager:
 
     def _reader(self, model: type[Object]) -> Callable[[bytes], tuple[list[Object], int]]:
         def read(body: bytes) -> tuple[list[Object], int]:
-            return read_objects(model, body, self.oddities)
+            return read_objects(model, body, self._client.run.oddities)
 
         return read
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 from .answers import read_event_page, read_objects
+from .check_run import CheckRun
 from .client import Client
 from .errors import NotPrefect, Rejected, RequestFailed, UnexpectedAnswer, UnreadableAnswer
 from .models import (
@@ -57,44 +57,37 @@ NO_SUBFLOWS = {"subflow_runs": {"exists_": False}}
 
 
 class PrefectApi:
-    """The server's objects; `oddities` collects what does not parse until it is taken."""
+    """The server's objects, as they are in `run`, the check run that is under way."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._pager = Pager(client, Oddities())
+        self._pager = Pager(client)
         self._events_at_once = EVENTS_PAGE_SIZE
 
     @property
     def url(self) -> str:
         return self._client.url
 
-    def begin_run(self, budget_seconds: float) -> Oddities:
-        """Start a check run's time; returns where its odd fields will be noted."""
-        self._client.begin_run(budget_seconds)
-        self._pager.oddities = Oddities(before=self._pager.oddities)
-        return self._pager.oddities
+    def start_run(self, budget_seconds: float) -> CheckRun:
+        """A check run begins, whose requests may take so long together."""
+        return self._client.start_run(budget_seconds)
+
+    @property
+    def run(self) -> CheckRun:
+        return self._client.run
 
     @property
     def oddities(self) -> Oddities:
         """What of the answers of this check run was not taken."""
-        return self._pager.oddities
-
-    @property
-    def has_answered(self) -> bool:
-        """Whether there was an answer in this check run."""
-        return self._client.has_answered
+        return self.run.oddities
 
     def seconds_left(self) -> float:
         """What is left of the check run's time, or of the share of it that is being used."""
-        return self._client.seconds_left()
-
-    def share(self, fraction: float) -> AbstractContextManager[None]:
-        """Leave no more than this fraction of the time that is left to what is asked for meanwhile."""
-        return self._client.time.share(fraction)
+        return self.run.time.seconds_left()
 
     def now(self) -> datetime:
         """The server's clock."""
-        return self._client.clock.now()
+        return self.run.clock.now()
 
     def is_healthy(self) -> bool:
         return self._client.get("/health", _read_scalar) is True
@@ -213,7 +206,7 @@ class PrefectApi:
     def _history(self, path: str, params: Mapping[str, str]) -> list[State]:
         if not all(is_uuid(identity) for identity in params.values()):
             return []
-        states, _ = self._client.get(path, lambda body: read_objects(State, body, self._pager.oddities), params=params)
+        states, _ = self._client.get(path, lambda body: read_objects(State, body, self.oddities), params=params)
         return sorted(states, key=lambda state: state.timestamp)
 
     def unfinished_task_runs(
@@ -331,7 +324,7 @@ class PrefectApi:
                 earliest = middle
             else:
                 latest = middle - INSTANT
-        self._pager.oddities.leave_out(Event, cause)
+        self.oddities.leave_out(Event, cause)
         event = Event(id=f"unreadable at {utc_text(earliest)}", event="", occurred=earliest)
         query = EventQuery(criteria, since, until, 1)
         return EventPage([event] if count else [], count, None, query, rest=earliest - INSTANT)
@@ -358,7 +351,7 @@ class PrefectApi:
         return list(events.values())
 
     def _read_events(self, body: bytes) -> EventPage:
-        return read_event_page(body, self._pager.oddities)
+        return read_event_page(body, self.oddities)
 
 
 def _all(pages: Iterator[list[Item]]) -> list[Item]:

@@ -19,27 +19,27 @@ NAME_IN_PATH = re.compile(r"^/work_pools/[^/]+/")
 
 
 class TimeBudget:
-    """The time of one check run after the other.
+    """The seconds that the requests of one check run may take together.
 
     Endpoints are paths; those that hold a name are one. `share` bounds what is asked for within it, so that nothing
-    takes the time of what follows.
+    takes the time of what follows. `paused_until` outlives the check run: when endpoints may be asked again that want
+    to be left alone.
     """
 
     def __init__(
-        self, sleep: Callable[[float], None] = time.sleep, monotonic: Callable[[], float] = time.monotonic
+        self,
+        seconds: float,
+        paused_until: dict[str, float],
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.monotonic = monotonic
         self._sleep = sleep
-        self._seconds = 0.0
-        self._end = self._deadline = 0.0
-        # How long endpoints did not answer in this check run, and until when they asked to be left alone.
-        self._waited: dict[str, float] = {}
-        self._paused_until: dict[str, float] = {}
-
-    def begin_run(self, seconds: float) -> None:
         self._seconds = seconds
-        self._end = self._deadline = self.monotonic() + seconds
-        self._waited.clear()
+        self._end = self._deadline = monotonic() + seconds
+        self._paused_until = paused_until
+        # How long endpoints did not answer.
+        self._waited: dict[str, float] = {}
 
     @contextmanager
     def share(self, fraction: float) -> Iterator[None]:
@@ -97,7 +97,8 @@ class TimeBudget:
     def _allowed_at(self, path: str) -> float:
         """When the endpoint may be asked; where two others want to be left alone, the server does."""
         now, endpoint = self.monotonic(), _endpoint(path)
-        self._paused_until = {other: until for other, until in self._paused_until.items() if until > now}
+        for other in [other for other, until in self._paused_until.items() if until <= now]:
+            del self._paused_until[other]
         own = self._paused_until.get(endpoint, now)
         everyones = sorted(self._paused_until.values(), reverse=True)[1:2]
         return own if endpoint in SIGNS_OF_LIFE or not everyones else max(own, *everyones)

@@ -29,7 +29,7 @@ class Server(Collector):
         for gauge, ask in (("health", self.context.api.is_healthy), ("ready", self.context.api.is_ready)):
             # Time for the other one stays, and for all that follow.
             seconds, left = SHARE * self.context.settings.budget_seconds, self.context.api.seconds_left()
-            with self.context.api.share(min(1.0, seconds / left) if left else 1.0):
+            with self.context.api.run.time.share(min(1.0, seconds / left) if left else 1.0):
                 sheet.add(gauge, self._is(ask))
 
     def _answers(self) -> bool:

@@ -29,10 +29,9 @@ EventTotal = tuple[datetime, int]
 
 
 class EventActivity:
-    """`begin_run` starts a new look.
+    """A feed that was read to its end need not be read again as long as the total is the same.
 
-    A feed that was read to its end need not be read again as long as the total is the same. While there is news in
-    each check run, no total is asked for, which saves the request.
+    While there is news in each check run, no total is asked for, which saves the request.
     """
 
     def __init__(self, api: PrefectApi, reach: Reach) -> None:
@@ -40,29 +39,28 @@ class EventActivity:
         # Further back than any feed looks.
         self._span = reach.lookback + reach.catch_up
         self._lookback = reach.lookback
-        self._total: EventTotal | None = None
-        self._is_asked = False
-        self._had_news = True
-
-    def begin_run(self) -> None:
-        self._total = None
-        # What the server deletes for its age must not make up for what is new.
-        self._is_asked = self._had_news or self._span + HOUR > EVENTS_KEPT / 2
-        self._had_news = False
+        # The number of the check run after the last one with news; at the beginning there is always some.
+        self._news_before = 0
+        self._next_news_before = 1
 
     def note_news(self) -> None:
-        self._had_news = True
+        number = self._api.run.number
+        if self._next_news_before <= number:
+            self._news_before, self._next_news_before = self._next_news_before, number + 1
 
     def total(self) -> EventTotal | None:
-        """The total in this check run; None where it was not asked for, or cannot be had."""
-        if not self._is_asked:
-            self._is_asked = True
-            now = self._api.now()
-            since = (now - self._span).replace(minute=0, second=0, microsecond=0)
-            try:
-                count = self._api.events(CRITERIA, since, now + self._lookback, 0).total
-            except ApiError:
-                # Who reads events will find out for itself.
-                return None
-            self._total = (since, count)
-        return self._total
+        """The total in this check run; None where it is not asked for, or cannot be had."""
+        return self._api.run.once(self._read)
+
+    def _read(self) -> EventTotal | None:
+        had_news = self._api.run.number in (self._news_before, self._next_news_before)
+        # What the server deletes for its age must not make up for what is new.
+        if had_news or self._span + HOUR > EVENTS_KEPT / 2:
+            return None
+        now = self._api.now()
+        since = (now - self._span).replace(minute=0, second=0, microsecond=0)
+        try:
+            return since, self._api.events(CRITERIA, since, now + self._lookback, 0).total
+        except ApiError:
+            # Who reads events will find out for itself.
+            return None

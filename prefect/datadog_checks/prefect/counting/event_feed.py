@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from datadog_checks.prefect.api.models import Event, EventPage
+from datadog_checks.prefect.api.models import EARLIEST, LATEST, Event, EventPage
 from datadog_checks.prefect.api.prefect import EVENTS_PAGE_SIZE, PrefectApi
 from datadog_checks.prefect.state_store import Document
 
@@ -73,19 +73,19 @@ class EventFeed:
         self._criteria = criteria
         self._reach = reach
         self._key_of = key_of
-        self._start: datetime | None = None
+        # Nothing that occurred before the start is looked at; without a past, none is known yet.
+        self._start = LATEST
         self._through: datetime | None = None
         self._seen = SeenKeys()
         self._closed = LateArrivals()
-        self._read_at: datetime | None = None
-        self._window_start: datetime | None = None
+        # Of the last reading: when it was, and the time before which it looked at nothing.
+        self._read_at = self.window_start = EARLIEST
         self._given_out = 0
         self._expects_news = True
         self._left_off: Span | None = None
         if saved is not None:
             try:
-                self._start = aware_moment(saved["start"])
-                self._through = aware_moment(saved["through"])
+                self._start, self._through = aware_moment(saved["start"]), aware_moment(saved["through"])
                 self._seen = SeenKeys.unpack(saved["seen"])
                 self._closed = LateArrivals.unpack(saved["closed"])
             except (KeyError, TypeError, AttributeError) as error:
@@ -97,8 +97,8 @@ class EventFeed:
         `is_quiet` says that it is known that nothing has become visible since the last reading.
         """
         now = self._api.now()
-        if self._start is None or self._start > now + self._reach.lookback:
-            # A server whose clock was set back by hours is a new beginning.
+        if self._start > now + self._reach.lookback:
+            # A new beginning, as that of a server whose clock was set back by hours is, too.
             self._start, self._through = now - first_interval, None
             self._seen, self._closed = SeenKeys(), LateArrivals()
         lost = self._give_up_before(now - self._reach.catch_up)
@@ -110,13 +110,13 @@ class EventFeed:
         self._left_off = search.left_off
         too_late = 0 if is_quiet or search.must_stop() else self._closed.count_arrivals(self._total_of)
         self._expects_news = bool(search.found or behind)
-        self._read_at, self._window_start, self._given_out = now, since, len(search.found) + behind
+        self._read_at, self.window_start, self._given_out = now, since, len(search.found) + behind
         events = sorted(search.found, key=lambda event: event.occurred)
         return Reading(events, behind, lost, too_late)
 
     def _give_up_before(self, moment: datetime) -> tuple[datetime, datetime] | None:
         """Leave out what occurred before this moment and after the last look; returns that span, if there is one."""
-        if self._start is None or self._through is None or self._through >= moment:
+        if self._through is None or self._through >= moment:
             return None
         self._start, self._closed = max(self._start, moment), LateArrivals()
         return self._through, moment
@@ -129,16 +129,14 @@ class EventFeed:
 
         So many others are `put_off`, and were not left for want of time.
         """
-        assert self._window_start is not None, "commit() before the first read()"
-        assert self._start is not None, "commit() before the first read()"
         for event in events:
             self._seen.add(self._key_of(event), event.occurred)
         if len(events) + put_off == self._given_out:
             self._through = self._read_at
         else:
-            self._through = self._through or self._window_start
+            self._through = self._through or self.window_start
         # What is forgotten must not be looked at again, even if the server's clock is set back.
-        self.look_back_to(max(self._start, self._window_start))
+        self.look_back_to(max(self._start, self.window_start))
         first_kept = self._seen.first_of_newest(MOST_REMEMBERED)
         if first_kept is not None:
             self.look_back_to(start_of(first_kept))
@@ -146,7 +144,6 @@ class EventFeed:
 
     def look_back_to(self, moment: datetime) -> None:
         """From now on leave out what occurred before this moment."""
-        assert self._start is not None, "look_back_to() before the first read()"
         first, self._start = bucket_of(self._start - INSTANT) + 1, max(self._start, moment)
         end = bucket_of(self._start)
         # Those that began before `first` were looked into in part only.
@@ -157,24 +154,15 @@ class EventFeed:
         """Whether an event of this key that occurred then was committed."""
         return self._seen.has(key, at)
 
-    @property
-    def window_start(self) -> datetime:
-        """The time before which the last reading looked at nothing."""
-        assert self._window_start is not None, "window_start before the first read()"
-        return self._window_start
-
     def reaches(self, moment: datetime) -> bool:
         """Whether the last reading looked at this time."""
-        assert self._read_at is not None, "reaches() before the first read()"
         return self.window_start <= moment <= self._read_at + self._reach.lookback
 
     def document(self) -> Document:
-        """The feed's memory, to be given to a later one."""
-        assert self._start is not None, "document() before the first read()"
-        assert self._through is not None, "document() before the first commit()"
+        """The feed's memory after a `commit`, to be given to a later feed."""
         return {
             "start": self._start.isoformat(),
-            "through": self._through.isoformat(),
+            "through": (self._through or self._start).isoformat(),
             "seen": self._seen.pack(),
             "closed": self._closed.pack(),
         }

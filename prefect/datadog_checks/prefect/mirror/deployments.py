@@ -91,7 +91,7 @@ class KnownDeployments:
         if self._offset is None and has_total and self.total > len(self.known):
             self._offset = 0
         if self._offset is not None:
-            self._learn()
+            self._learn(self._offset)
         elif self._doubtful:
             self._read_again(list(self._doubtful)[:LEARNED_AT_ONCE])
         elif self._looks % LOOKS_BETWEEN == 0:
@@ -149,14 +149,13 @@ class KnownDeployments:
                 self._inventory.put_deployments([self.known[identity]])
                 self._changed.add(identity)
 
-    def _learn(self) -> None:
-        assert self._offset is not None, "_learn() after a pass"
+    def _learn(self, offset: int) -> None:
         # The newest first: one that is created meanwhile moves the others back, so that none is passed over.
         left = LEARNED_AT_ONCE
         while left > 0:
-            page = self._api.deployments("CREATED_DESC", self._offset, left)
+            page = self._api.deployments("CREATED_DESC", offset, left)
             self._skipped += page.size - self._take(page.objects)
-            self._offset += page.size
+            self._offset = offset = offset + page.size
             left -= page.size
             if page.is_last or len(self.known) >= self.total:
                 self._passes += 1

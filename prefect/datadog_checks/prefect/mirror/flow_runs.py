@@ -11,8 +11,6 @@ from datetime import datetime
 from datadog_checks.prefect.api.models import FlowRun
 from datadog_checks.prefect.api.prefect import PrefectApi
 
-from .inventory import OncePerRun
-
 ACTIVE_TYPES = frozenset({"PENDING", "RUNNING", "PAUSED", "CANCELLING"})
 WAITING_FOR_SLOT = "AwaitingConcurrencySlot"
 # States that runs come into by what happens to them: nothing is planned in these. Those that wait for a slot have their
@@ -27,52 +25,54 @@ class FlowRunsInSight:
     """The runs that were seen at one time.
 
     `waiting` are those SCHEDULED whose next start was not later than `due_by`, and those that wait for something else.
+    `ended` are those that ended since `ended_since`; none were read where that is None.
     """
 
     due_by: datetime
     active: list[FlowRun]
     waiting: list[FlowRun]
     ended: list[FlowRun]
+    ended_since: datetime | None
 
 
 class ActiveFlowRuns:
-    """`begin_run` starts a new look; the other methods raise `ApiError`."""
+    """Read once in a check run; all methods raise `ApiError`."""
 
     def __init__(self, api: PrefectApi) -> None:
         self._api = api
-        self._seen: OncePerRun[FlowRunsInSight] = OncePerRun(self._read)
         self._ended_since: datetime | None = None
         self._in_sight = 0
 
-    def begin_run(self) -> None:
-        self._seen.forget()
-        self._ended_since = None
-
     def active(self) -> list[FlowRun]:
         """The flow runs that are pending, running, paused or being cancelled."""
-        return self._seen.get().active
+        return self._seen().active
 
     def ended(self, since: datetime) -> list[FlowRun]:
-        """The flow runs that ended at this time or later; who asks for them asks first."""
-        assert not self._seen.is_known, "ended() after another look"
+        """The flow runs that ended at this time or later; a request less where nobody has asked for others before."""
         self._ended_since = since
-        return self._seen.get().ended
+        seen = self._seen()
+        if seen.ended_since is None or seen.ended_since > since:
+            return self._api.ended_flow_runs(since)
+        return seen.ended
 
     def waiting(self) -> list[FlowRun]:
         """The SCHEDULED runs whose time has come, and those that wait for a retry or a concurrency slot."""
-        return self._seen.get().waiting
+        return self._seen().waiting
 
     def due_by(self) -> datetime:
         """Which runs' time has come; later ones are planned."""
-        return self._seen.get().due_by
+        return self._seen().due_by
 
     def is_idle(self) -> bool:
         """Whether no run is active, and as far as was asked, none ended."""
-        seen = self._seen.get()
+        seen = self._seen()
         return not seen.active and not seen.ended
 
+    def _seen(self) -> FlowRunsInSight:
+        return self._api.run.once(self._read)
+
     def _read(self) -> FlowRunsInSight:
-        now, ended_since = self._api.now(), self._ended_since
+        now, ended_since, self._ended_since = self._api.now(), self._ended_since, None
         runs = None
         if self._in_sight <= MOST_IN_SIGHT:
             runs = self._api.flow_runs_in_sight(ACTIVE_TYPES, WAITING_NAMES, now, ended_since)
@@ -82,7 +82,7 @@ class ActiveFlowRuns:
         active = [run for run in runs if run.state_type in ACTIVE_TYPES]
         waiting = [run for run in runs if run.state_type == "SCHEDULED"]
         ended = [run for run in runs if ended_since and run.end_time and run.end_time >= ended_since]
-        return FlowRunsInSight(now, active, waiting, ended)
+        return FlowRunsInSight(now, active, waiting, ended, ended_since)
 
     def _read_apart(self, now: datetime, ended_since: datetime | None) -> list[FlowRun]:
         # In the order in which runs go through these states: one that moves on meanwhile is seen in either or in both.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import TypeVar
 
-from datadog_checks.prefect.api.errors import ApiError, OutOfTime
+from datadog_checks.prefect.api.errors import ApiError
 from datadog_checks.prefect.api.models import Deployment, FlowRun, WorkPool, WorkQueue
 from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.config.filters import Filters
@@ -31,39 +31,8 @@ class Recent(OrderedDict[Key, Value]):
             self.popitem(last=False)
 
 
-class OncePerRun(Generic[Value]):
-    """Reads a thing at most once in a check run, for all who need it.
-
-    A failure is theirs alike, unless it is for want of time, of which the next one may have more.
-    """
-
-    def __init__(self, read: Callable[[], Value]) -> None:
-        self._read = read
-        self._outcome: Value | ApiError | None = None
-
-    def forget(self) -> None:
-        self._outcome = None
-
-    @property
-    def is_known(self) -> bool:
-        """Whether it was read, or tried to be, in this check run."""
-        return self._outcome is not None
-
-    def get(self) -> Value:
-        if self._outcome is None:
-            try:
-                self._outcome = self._read()
-            except OutOfTime:
-                raise
-            except ApiError as error:
-                self._outcome = error
-        if isinstance(self._outcome, ApiError):
-            raise self._outcome
-        return self._outcome
-
-
 class Inventory:
-    """Knows the server's objects by id, reading what it does not know yet; `begin_run` starts a new look.
+    """Knows the server's objects by id, reading what it does not know yet.
 
     Methods that may have to ask the server raise `ApiError`.
     """
@@ -71,9 +40,6 @@ class Inventory:
     def __init__(self, api: PrefectApi, filters: Filters) -> None:
         self._api = api
         self._filters = filters
-        self._pools: OncePerRun[dict[str, WorkPool]] = OncePerRun(self._read_pools)
-        self._pool_ids: OncePerRun[dict[str | None, str]] = OncePerRun(self._read_pool_ids)
-        self._queues: OncePerRun[dict[str, WorkQueue]] = OncePerRun(self._read_queues)
         self._known_queues: set[str] = set()
         self._queue_ids: dict[tuple[str | None, str | None], str] = {}
         self._deployments: Recent[str, Deployment] = Recent()
@@ -82,36 +48,31 @@ class Inventory:
         self._flow_names: Recent[str, str] = Recent()
         self._tags_of_runs: Recent[str, RunTags] = Recent()
 
-    def begin_run(self) -> None:
-        self._pools.forget()
-        self._pool_ids.forget()
-        self._queues.forget()
-
     # Work pools and work queues
 
     def pools(self) -> list[WorkPool]:
         """The pools that the instance wants."""
-        return [pool for pool in self._pools.get().values() if self._wants_pool(pool)]
+        return [pool for pool in self._api.run.once(self._read_pools).values() if self._wants_pool(pool)]
 
     def queues(self) -> list[WorkQueue]:
         """The queues that the instance wants, without those of pools that it does not want."""
-        return [queue for queue in self._queues.get().values() if self._wants_queue(queue)]
+        return [queue for queue in self._api.run.once(self._read_queues).values() if self._wants_queue(queue)]
 
     def queue_names(self) -> Mapping[str, str | None]:
         """What the queues are called now, by their ids; empty where that cannot be had."""
         try:
-            return {identity: queue.name for identity, queue in self._queues.get().items()}
+            return {identity: queue.name for identity, queue in self._api.run.once(self._read_queues).items()}
         except ApiError:
             return {}
 
     def tags_of_pool(self, seen: WorkPool) -> Tags | None:
         """The tags of a pool, as `seen` elsewhere if it is gone; None for one that the instance does not want."""
-        pool = self._pools.get().get(seen.id, seen)
+        pool = self._api.run.once(self._read_pools).get(seen.id, seen)
         return pool_tags(pool) if self._wants_pool(pool) else None
 
     def tags_of_queue(self, seen: WorkQueue) -> Tags | None:
         """The same for a queue."""
-        queue = self._queues.get().get(seen.id, seen)
+        queue = self._api.run.once(self._read_queues).get(seen.id, seen)
         return queue_tags(queue) if self._wants_queue(queue) else None
 
     def _wants_pool(self, pool: WorkPool) -> bool:
@@ -124,7 +85,7 @@ class Inventory:
         return {pool.id: pool for pool in self._api.work_pools()}
 
     def _read_pool_ids(self) -> dict[str | None, str]:
-        return {pool.name: pool.id for pool in self._pools.get().values()}
+        return {pool.name: pool.id for pool in self._api.run.once(self._read_pools).values()}
 
     def _read_queues(self) -> dict[str, WorkQueue]:
         queues = {queue.id: queue for queue in self._api.work_queues()}
@@ -166,7 +127,8 @@ class Inventory:
 
     def _tags_of(self, deployment: Deployment) -> Tags:
         flow_name = self._flow_names.get(deployment.flow_id or "")
-        pool_id = self._pool_ids.get().get(deployment.work_pool_name) if deployment.work_pool_name else None
+        pool_name = deployment.work_pool_name
+        pool_id = self._api.run.once(self._read_pool_ids).get(pool_name) if pool_name else None
         queue_id = deployment.work_queue_id or self._queue_id(deployment)
         known = self._deployment_tags.get(deployment.id)
         # There may be thousands of deployments, whose tags are the same in each check run.
@@ -191,7 +153,7 @@ class Inventory:
         if None in names:
             return None
         try:
-            self._queues.get()
+            self._api.run.once(self._read_queues)
         except ApiError:
             if names not in self._queue_ids:
                 raise
@@ -208,7 +170,7 @@ class Inventory:
     # Flow runs
 
     def tags_of_runs(self, runs: Collection[FlowRun], remember: bool = True) -> dict[str, RunTags | None]:
-        """The run_tags of each run by its id, None for a run that the instance does not want."""
+        """The tags of each run by its id, None for a run that the instance does not want."""
         self._learn_deployments(run.deployment_id for run in runs)
         self._learn_flows(run.flow_id for run in runs)
         tags_by_run = {run.id: self._tags_of_run(run) for run in runs}
@@ -229,7 +191,7 @@ class Inventory:
         return tags_by_run
 
     def tags_told_by(self, related: list[Mapping[str, str | None]], run_id: str | None) -> RunTags | None:
-        """The run_tags of a run that an event is about; None for one that the instance does not want.
+        """The tags of a run that an event is about; None for one that the instance does not want.
 
         What is known of the run is filled up with what the event tells: its objects may have come and gone meanwhile.
         """

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from datadog_checks.prefect.api.errors import ApiError, OutOfTime
-from datadog_checks.prefect.api.models import FlowRun
+from datadog_checks.prefect.api.models import EARLIEST, FlowRun
 from datadog_checks.prefect.api.paging import MOST_IDS
 from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.tags import Tags
@@ -71,7 +71,7 @@ class PlannedRuns:
         self._pages_left = 0
         self._came_due: OrderedDict[str, None] = OrderedDict()
         self._waiting: Counter[str] = Counter()
-        self._due_by: datetime | None = None
+        self._due_by = EARLIEST
         self._looks = 0
         self._survey_from = 0
         self._unexplained = self._difference = 0
@@ -125,7 +125,7 @@ class PlannedRuns:
             self._read(self._unread)
 
     def _forget_past(self) -> None:
-        past = self._now.timestamp()
+        past = self._due_by.timestamp()
         for identity, times_by_tags in self._times.items():
             for tags, times in list(times_by_tags.items()):
                 if times and times[0] <= past:
@@ -156,7 +156,7 @@ class PlannedRuns:
             self._verify_by_parts()
 
     def _verify_by_total(self) -> None:
-        total = self._api.count_planned(self._now + INSTANT)
+        total = self._api.count_planned(self._due_by + INSTANT)
         if self._explains(total):
             return
         self._read_on(self._times)
@@ -202,7 +202,7 @@ class PlannedRuns:
 
     def _groups(self, ids: Collection[str]) -> Iterator[tuple[list[str], datetime]]:
         """About a page's worth of them, whose last known runs are planned for about the same time, and that time."""
-        past = self._now.timestamp()
+        past = self._due_by.timestamp()
         last = {identity: max(past, _last(self._times[identity])) for identity in ids}
         group: list[str] = []
         expected = 0
@@ -236,7 +236,7 @@ class PlannedRuns:
         return planned + sum(self._waiting.values())
 
     def _count(self, ids: Sequence[str]) -> int:
-        after = self._now + INSTANT
+        after = self._due_by + INSTANT
         with_deployment = [identity for identity in ids if identity != NO_DEPLOYMENT]
         number = self._api.count_planned_of(with_deployment, after) if with_deployment else 0
         return number + (self._api.count_planned_of(None, after) if NO_DEPLOYMENT in ids else 0)
@@ -252,7 +252,7 @@ class PlannedRuns:
             if self._reading is None:
                 if not queue:
                     return
-                self._begin_reading(self._first_of(queue), self._now)
+                self._begin_reading(self._first_of(queue), self._due_by)
             self._go_on_reading()
 
     def _begin_reading(self, ids: list[str], after: datetime) -> None:
@@ -291,7 +291,7 @@ class PlannedRuns:
             self._reading = None
             raise
         self._reading = None
-        past, after = self._now.timestamp(), reading.after.timestamp()
+        past, after = self._due_by.timestamp(), reading.after.timestamp()
         for identity in reading.ids:
             before = self._times.pop(identity, {})
             found = reading.times.get(identity, {})
@@ -316,11 +316,6 @@ class PlannedRuns:
                 of_deployment = reading.times.setdefault(run.deployment_id or NO_DEPLOYMENT, {})
                 times = of_deployment.setdefault(run_tags.tags() if run_tags else None, [])
                 times.append(run.next_scheduled_start_time.timestamp())
-
-    @property
-    def _now(self) -> datetime:
-        assert self._due_by is not None, "before the first look"
-        return self._due_by
 
 
 def _last(times_by_tags: Times) -> float:

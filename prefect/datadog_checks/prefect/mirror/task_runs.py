@@ -16,7 +16,7 @@ from datadog_checks.prefect.api.models import EARLIEST, LATEST, TaskRun
 from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.tags import RunTags, Tags, task_run_tags
 
-from .inventory import Inventory, OncePerRun
+from .inventory import Inventory
 
 UNFINISHED_TYPES = ("PENDING", "RUNNING", "PAUSED")
 # All that are not older are read in each check run.
@@ -73,33 +73,29 @@ class Population:
 
 
 class UnfinishedTaskRuns:
-    """`begin_run` starts a new look; the other methods raise `ApiError`."""
+    """Looked at once in a check run; all methods raise `ApiError`."""
 
     def __init__(self, api: PrefectApi, inventory: Inventory) -> None:
         self._api = api
         self._inventory = inventory
         self._known = Population()
         self._fresh: list[TaskRun] = []
-        self._knows_all: OncePerRun[bool] = OncePerRun(self._read)
         self._looks = 0
         self._requests_left = 0
         # The pass through all that are not young: the moment down to which it came, and whether it was at the end once.
         self._pages: Iterator[list[TaskRun]] | None = None
-        self._come_to: int | None = None
+        self._come_to = NEVER
         self._carried: list[TaskRun] = []
         self._has_passed = False
 
-    def begin_run(self) -> None:
-        self._knows_all.forget()
-
     def fresh(self) -> list[TaskRun]:
         """Those pending, running and paused task runs that were read in this look: all but old ones."""
-        self._knows_all.get()
+        self._api.run.once(self._read)
         return self._fresh
 
     def totals(self) -> Mapping[Kind, int] | None:
         """How many task runs are pending, running or paused, by type and tags; None where not all are known yet."""
-        return self._known.totals() if self._knows_all.get() else None
+        return self._known.totals() if self._api.run.once(self._read) else None
 
     def _read(self) -> bool:
         """Read what is to be read; returns whether all are known."""
@@ -115,14 +111,11 @@ class UnfinishedTaskRuns:
                 break
         else:
             self._put(EVER, NEVER, self._fresh)
-            self._pages, self._come_to, self._has_passed = None, None, True
+            self._pages, self._come_to, self._has_passed = None, NEVER, True
             return True
         # Of those as old as the last one not all may have been read.
         edge = _key(oldest)
         self._put(edge, NEVER, self._fresh)
-        if self._come_to is None:
-            # All were known as long as there were few: what was read last is still known.
-            self._come_to = edge
         if not self._has_passed or self._looks % LOOKS_BETWEEN == 0:
             self._go_on(1 if self._has_passed else PAGES_AT_ONCE if edge < _key(young_since) else MOST_PAGES, edge)
         # Last, because what the pass has carried along was read in an earlier look.
@@ -130,7 +123,6 @@ class UnfinishedTaskRuns:
 
     def _go_on(self, pages: int, edge: int) -> None:
         """Go on with the pass through the old ones, those up to the edge of the young."""
-        assert self._come_to is not None, "_go_on() before the young were read"
         if self._pages is None:
             self._come_to = min(self._come_to, edge)
             self._pages = self._api.unfinished_task_runs(UNFINISHED_TYPES, until=_moment(self._come_to))
