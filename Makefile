@@ -14,9 +14,9 @@ INTEGRATION := prefect/tests/integration
 BIN := .venvs/check/bin
 # Files of tests that wait for time-outs or make thousands of check runs.
 HEAVY := $(addprefix $(INTEGRATION)/,test_slow_endpoints.py test_shares.py test_leaks.py test_tls_threads.py \
-	test_auth_token_time.py test_poison.py)
-# Each file of tests in one of two processes; most tests wait for a server.
-SIDE_BY_SIDE := -n 2 --dist loadfile
+	test_auth_token_time.py)
+# Most tests wait for a server; conftest.py tells which of them stay together.
+SIDE_BY_SIDE := -n 3 --dist loadgroup --no-loadscope-reorder
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help

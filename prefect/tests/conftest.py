@@ -13,6 +13,19 @@ from lab.server import FAST_EVENTS, PrefectServer
 
 AgentFactory = Callable[..., Agent]
 
+# Files of tests that take long, which processes side by side begin with; each test of the first ones may run in another.
+APART = ("test_faults",)
+LONG = (*APART, "test_poison", "test_hostile_server")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, which share a server, and let none be left alone with a long one."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+    for item in items:
+        if item.path.stem not in APART:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[PrefectServer]:
