@@ -13,17 +13,18 @@ from lab.server import FAST_EVENTS, PrefectServer
 
 AgentFactory = Callable[..., Agent]
 
-# Files of tests that take long, which processes side by side begin with; each test of the first ones may run in another.
+# Files of tests that take long, which come first. Each test of the first of them may run in another process.
 APART = ("test_faults",)
 LONG = (*APART, "test_poison", "test_hostile_server")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process, which share a server, and let none be left alone with a long one."""
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
     for item in items:
-        if item.path.stem not in APART:
+        if item.path.stem not in APART and item.config.pluginmanager.hasplugin("xdist"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 

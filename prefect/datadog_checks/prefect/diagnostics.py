@@ -101,7 +101,7 @@ def _connection(settings: Settings, client: Client, verifies_tls: bool) -> Itera
     elif verifies_tls:
         yield _success("tls", "The server's certificate is trusted, in date, and for the name in `prefect_url`.")
     else:
-        cause = "The server's certificate is not looked at: whoever answers in its place gets the credentials."
+        cause = "The server's certificate is not verified: an impostor could receive the credentials."
         yield Finding("tls", Verdict.WARNING, cause, "Set `tls_ca_cert`, and leave out `tls_verify`.")
 
 

@@ -58,7 +58,7 @@ class StateStore:
             raise ValueError(reasons[0])
         if reasons:
             self._warn(
-                f"The last interval of {name} may be counted twice: the newest of its two files is of no use. "
+                f"The last interval of {name} may be counted twice: the newer of its two files cannot be used. "
                 f"{reasons[0]}"
             )
         return newest

@@ -99,7 +99,9 @@ def test_what_was_not_counted_yet_is_absent_and_never_too_small(server: PrefectS
         assert scheduled(result).items() <= real.items()
     known = [len(result.matching("deployment.is_ready")) for result in results]
     assert known[:3] == [LEARNED_AT_ONCE, 2 * LEARNED_AT_ONCE, DEPLOYMENTS]
-    assert results[0].warnings[0] == f"deployments: {LEARNED_AT_ONCE} of {DEPLOYMENTS} are known so far"
+    assert results[0].warnings[0] == (
+        f"deployments: initial load, {LEARNED_AT_ONCE} of {DEPLOYMENTS} read; the others appear as they are read"
+    )
     assert scheduled(results[-1]) == real
     assert results[-1].warnings == []
 

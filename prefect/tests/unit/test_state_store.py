@@ -12,7 +12,7 @@ from datadog_checks.prefect.state_store import StateStore
 
 NAME = "flow_runs"
 OLDER_IS_USED = (
-    f"The last interval of {NAME} may be counted twice: the newest of its two files is of no use. "
+    f"The last interval of {NAME} may be counted twice: the newer of its two files cannot be used. "
     "It is damaged, or of another version of this check."
 )
 

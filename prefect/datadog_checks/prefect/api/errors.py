@@ -54,8 +54,8 @@ class CertificateUntrusted(CertificateRefused):
         super().__init__(
             url,
             cause,
-            "It is not trusted: set `tls_ca_cert` to the certificate of the authority that signed it, or to it itself "
-            "where it signs itself.",
+            "It is not trusted: set `tls_ca_cert` to the certificate of the authority that signed it, or to the "
+            "certificate itself if it is self-signed.",
         )
 
 
@@ -64,7 +64,7 @@ class CertificateOutOfDate(CertificateRefused):
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
-            url, cause, "It is out of date: renew it where TLS ends, and see that this host's clock is right."
+            url, cause, "It is out of date: renew the server's or the proxy's certificate, and check this host's clock."
         )
 
 
@@ -75,7 +75,7 @@ class CertificateForAnotherName(CertificateRefused):
         super().__init__(
             url,
             cause,
-            "It is for another name: set `prefect_url` to a name that it is for, or have it made for this one.",
+            "It is for another name: set `prefect_url` to a name in the certificate, or issue one for this name.",
         )
 
 

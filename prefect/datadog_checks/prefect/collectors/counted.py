@@ -91,12 +91,12 @@ class FeedCollector(Collector):
         if reading.lost:
             since, until = (moment.isoformat(timespec="seconds") for moment in reading.lost)
             self.context.warn(
-                f"{self.subject} from {since} to {until} are lost: they are longer ago than `max_catch_up_seconds`"
+                f"{self.subject} from {since} to {until} are not counted: they are older than `max_catch_up_seconds`"
             )
         if reading.too_late:
             self.context.warn(
                 f"{self.subject}: {reading.too_late} events became visible later than `event_lookback_seconds` after"
-                " they occurred, and are not taken any more"
+                " they occurred, and are not counted"
             )
 
     def commit(self) -> None:

@@ -14,11 +14,14 @@ class Deployments(Collector):
     owned = ("deployment.is_ready",)
 
     def collect(self, sheet: Sheet) -> None:
-        watch, inventory = self.context.deployments, self.context.inventory
-        watch.look()
-        if not watch.is_complete:
-            self.context.warn(f"{self.subject}: {len(watch.known)} of {watch.total} are known so far")
-        wanted = inventory.wanted_deployments(watch.known).values()
+        mirrored, inventory = self.context.deployments, self.context.inventory
+        mirrored.look()
+        if not mirrored.is_complete:
+            self.context.warn(
+                f"{self.subject}: initial load, {len(mirrored.known):,} of {mirrored.total:,} read; the others appear as they"
+                " are read"
+            )
+        wanted = inventory.wanted_deployments(mirrored.known).values()
         for deployment, tags in zip(wanted, inventory.tags_of_deployments(wanted), strict=True):
             if deployment.status:
                 sheet.add("deployment.is_ready", deployment.status == "READY", tags)

@@ -77,7 +77,10 @@ class ScheduledFlowRuns(Collector):
             sheet.withhold_zeros("flow_runs.scheduled")
         if self._planned.unknown:
             known = len(deployments) - self._planned.unknown
-            self.context.warn(f"{self.subject}: those of {known} of {len(deployments)} deployments are known so far")
+            self.context.warn(
+                f"{self.subject}: initial load, those of {known:,} of {len(deployments):,} deployments read; the others"
+                " appear as they are read"
+            )
 
     def _is_counted(self, deployment_id: str | None) -> bool:
         """Whether all runs of this deployment, or of none, are known; one that is gone has nothing planned."""

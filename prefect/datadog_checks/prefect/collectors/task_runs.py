@@ -48,7 +48,7 @@ class TaskRunStates(Collector):
     def collect(self, sheet: Sheet) -> None:
         totals = self.context.unfinished_task_runs.totals()
         if totals is None:
-            self.context.warn(f"{self.subject}: there are so many that they are not all known yet")
+            self.context.warn(f"{self.subject}: initial load, not all of them are read yet")
             for gauge in self.owned:
                 sheet.withhold_zeros(gauge)
             return
