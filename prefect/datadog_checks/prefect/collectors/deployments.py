@@ -17,10 +17,8 @@ class Deployments(Collector):
         mirrored, inventory = self.context.deployments, self.context.inventory
         mirrored.look()
         if not mirrored.is_complete:
-            self.context.warn(
-                f"{self.subject}: initial load, {len(mirrored.known):,} of {mirrored.total:,} read; the others appear as they"
-                " are read"
-            )
+            read = f"{len(mirrored.known):,} of {mirrored.total:,}"
+            self.context.warn(f"{self.subject}: initial load, {read} read; the others appear as they are read")
         wanted = inventory.wanted_deployments(mirrored.known).values()
         for deployment, tags in zip(wanted, inventory.tags_of_deployments(wanted), strict=True):
             if deployment.status:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from datadog_checks.base.utils.discovery import Service, candidate_ports
-from . import discovery_overrides
-from .instance import InstanceConfig
-from .shared import SharedConfig
+from datadog_checks.prefect.config_models import discovery_overrides
+from datadog_checks.prefect.config_models.instance import InstanceConfig
+from datadog_checks.prefect.config_models.shared import SharedConfig
 
 
 def _generated_candidates(service: Service) -> Iterator[dict[str, Any]]:
