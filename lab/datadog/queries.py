@@ -166,9 +166,9 @@ class _Builder(Transformer[Token, Expression]):
         return str(items[0]), tuple(item for item in items[1:] if item is not None)
 
     def metric(self, items: list[Any]) -> MetricQuery:
-        head, run_tags, by, *modifiers = items
+        head, scope, by, *modifiers = items
         aggregator, _, metric = str(head).partition(":")
-        return MetricQuery(aggregator, metric, _listed(run_tags), _listed(by) if by else (), tuple(modifiers))
+        return MetricQuery(aggregator, metric, _listed(scope), _listed(by) if by else (), tuple(modifiers))
 
 
 def _listed(braces: Token) -> tuple[str, ...]:

@@ -58,9 +58,9 @@ def test_a_group_by_a_tag_that_is_not_there_is_called_so() -> None:
 
 
 @pytest.mark.parametrize("scope", ["queue:a", "!queue:b", "queue:A", "pool:p,queue:a", "queue:?"])
-def test_filters_select_series_by_their_tags(run_tags: str) -> None:
-    selected = {A, B} if "?" in run_tags else {A}
-    assert set(series(f"sum:{SIZE}{{{run_tags}}} by {{queue}}")) == selected
+def test_filters_select_series_by_their_tags(scope: str) -> None:
+    selected = {A, B} if "?" in scope else {A}
+    assert set(series(f"sum:{SIZE}{{{scope}}} by {{queue}}")) == selected
 
 
 def test_a_template_variable_filters_by_its_value_and_not_at_all_by_a_star() -> None:

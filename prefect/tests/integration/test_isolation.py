@@ -34,7 +34,7 @@ EVERY_COLLECTOR: tuple[type[Collector], ...] = tuple(dict.fromkeys((Server, *COL
 COUNTS_AND_HISTOGRAMS = (".count", ".throughput", "_duration")
 # Events are visible at once, and no state or status changes by itself.
 QUIET = {
-    **dict.fromkeys(FAST_EVENTS, "0.1"),
+    **FAST_EVENTS,
     "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
