@@ -26,11 +26,15 @@ CAPABILITIES: dict[str, tuple[tuple[int, int, int], str]] = {
     "log lines of beginnings and ends": ((3, 2, 0), "the log does not tell which flow a run is of, nor that it exited"),
     "run counts in events": ((3, 4, 0), "events do not say how often a run has run"),
     "ends of task runs": ((3, 6, 22), "task runs cannot be asked for by their end: one without an event is not told"),
+    "all bad events and objects": ((3, 8, 8), "the server may take some of them for what they are, and refuse them"),
     "events of deployments": ((3, 6, 23), "the server sends no events of deployments that are created or updated"),
 }
 
-# What depends on the database instead.
-DATABASE_FILE = "a database file"
+# What PostgreSQL cannot do instead.
+NOT_ON_POSTGRES = {
+    "a database file": "the truth is read from SQLite's file, which PostgreSQL has not",
+    "NUL in texts": "PostgreSQL keeps no NUL in its texts",
+}
 
 
 @cache
@@ -45,8 +49,8 @@ def server_version() -> str:
 
 def reason_to_skip(capability: str) -> str | None:
     """Why a test that needs this cannot say anything about the laboratory's servers; None where it can."""
-    if capability == DATABASE_FILE:
-        return "the truth is read from SQLite's file, which PostgreSQL has not" if postgres_is_wanted() else None
+    if capability in NOT_ON_POSTGRES:
+        return NOT_ON_POSTGRES[capability] if postgres_is_wanted() else None
     since, reason = CAPABILITIES[capability]
     numbers = tuple(int(number) for number in re.findall(r"\d+", server_version())[:3])
     if numbers >= since:

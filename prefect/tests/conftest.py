@@ -19,12 +19,14 @@ LONG = (*APART, "test_poison", "test_hostile_server")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process, which share a server, and let none be left alone with a long one."""
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     for item in items:
-        if item.path.stem not in APART and item.config.pluginmanager.hasplugin("xdist"):
+        if item.path.stem not in APART:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 

@@ -15,8 +15,13 @@ from lab.version import reason_to_skip
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
-        if reason := reason_to_skip(mark.args[0]):
-            pytest.skip(reason)
+        skip_where_lacking(mark.args[0])
+
+
+def skip_where_lacking(capability: str) -> None:
+    """Skip a test that needs what the laboratory's servers cannot do."""
+    if reason := reason_to_skip(capability):
+        pytest.skip(reason)
 
 
 # The service that tells what is no longer ready or online looks every second, and is content with a second of silence.

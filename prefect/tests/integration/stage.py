@@ -77,6 +77,17 @@ class Stage:
             self.enter(run, state)
         return run
 
+    def runs_in_progress(self) -> list[Json]:
+        """A run in each state that has a gauge, and a task run of the third, which runs."""
+        runs = [
+            self.run(),
+            self.run("PENDING"),
+            self.run("PENDING", "RUNNING"),
+            self.run("PENDING", "RUNNING", "PAUSED"),
+        ]
+        self.api.create_task_run(runs[2]["id"], "load-0a1b2c3d", {"type": "RUNNING"})
+        return runs
+
     def enter(self, run: Json, state: str) -> Json:
         """Force a run into a state, given as `TYPE` or `TYPE:Name`."""
         state_type, _, name = state.partition(":")

@@ -50,13 +50,7 @@ def stage() -> Iterator[Stage]:
     """A stage on which every gauge has a value, on a server of its own."""
     with PrefectServer(env=QUIET) as server:
         stage = Stage(api := PrefectApi(server.api_url))
-        runs = [
-            stage.run(),
-            stage.run("PENDING"),
-            stage.run("PENDING", "RUNNING"),
-            stage.run("PENDING", "RUNNING", "PAUSED"),
-        ]
-        api.create_task_run(runs[2]["id"], "load-0a1b2c3d", {"type": "RUNNING"})
+        runs = stage.runs_in_progress()
         api.heartbeat(stage.pool["name"], "w1", interval_seconds=3600)
         api.poll_work_pool(stage.pool["name"], [stage.queue["name"]])
         stage.seen(*runs)
@@ -109,6 +103,11 @@ class Work:
     def whole(self, result: CheckRunResult) -> dict[str, int]:
         """The same, were it told in full."""
         return dict.fromkeys(self.told(result), 1) | {"flow-run": 4, "task-run": 3}
+
+
+def told_by(collector: type[Collector]) -> set[str]:
+    """What of the work a collector tells."""
+    return set(collector.owned) or ({"flow-run", "task-run"} if collector is Events else set())
 
 
 def assert_well(result: CheckRunResult) -> None:
@@ -179,22 +178,30 @@ def test_what_a_collector_raises_costs_its_own_metrics_until_it_raises_no_more(
         assert gauges(result) == before
     # The others have told of it at once, the broken one as soon as it could.
     whole = work.whole(healed)
-    own = set(broken.owned) or ({"flow-run", "task-run"} if broken is Events else set())
+    own = told_by(broken)
     assert work.told(results[0]) == {name: 0 if name in own else number for name, number in whole.items()}
     assert work.told(healed) == {name: number if name in own else 0 for name, number in whole.items()}
     for result in (*results[1:], later):
         assert work.told(result) == dict.fromkeys(whole, 0)
 
 
+def run_that_cannot_commit(
+    stage: Stage, watching: Agent, broken: type[Collector], has_committed: bool
+) -> tuple[set[tuple[str, frozenset[str]]], Work, CheckRunResult]:
+    """The gauges of the check run before, what there was to tell, and the check run in which `commit` raises."""
+    before = gauges(watching.run())
+    work = Work(stage)
+    with raising(ValueError(SECRET), broken, "commit", after=has_committed):
+        result = watching.run()
+    assert_one_is_missing(result, broken)
+    return before, work, result
+
+
 @every_collector
 def test_what_is_raised_after_a_collector_has_remembered_costs_nothing(
     stage: Stage, watching: Agent, broken: type[Collector]
 ) -> None:
-    before = gauges(watching.run())
-    work = Work(stage)
-    with raising(ValueError(SECRET), broken, "commit", after=True):
-        result = watching.run()
-    assert_one_is_missing(result, broken)
+    before, work, result = run_that_cannot_commit(stage, watching, broken, has_committed=True)
     assert gauges(result) == before
     assert work.told(result) == work.whole(result)
     watching.restart()
@@ -207,13 +214,9 @@ def test_what_is_raised_after_a_collector_has_remembered_costs_nothing(
 def test_what_is_raised_instead_of_remembering_costs_the_other_collectors_nothing(
     stage: Stage, watching: Agent, broken: type[Collector]
 ) -> None:
-    before = gauges(watching.run())
-    work = Work(stage)
-    with raising(ValueError(SECRET), broken, "commit", after=False):
-        result = watching.run()
-    assert_one_is_missing(result, broken)
+    before, work, result = run_that_cannot_commit(stage, watching, broken, has_committed=False)
     assert without(broken, gauges(result)) == without(broken, before)
-    own = set(broken.owned) or ({"flow-run", "task-run"} if broken is Events else set())
+    own = told_by(broken)
     told, whole = work.told(result), work.whole(result)
     assert {name for name in told if told[name] != whole[name]} <= own
     again = watching.run()

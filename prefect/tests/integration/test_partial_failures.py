@@ -25,13 +25,7 @@ COUNTS_AND_HISTOGRAMS = (".count", ".throughput", "_duration")
 def stage(server: PrefectServer) -> Stage:
     """A stage on which every gauge has a value."""
     stage = Stage(api := PrefectApi(server.api_url))
-    runs = [
-        stage.run(),
-        stage.run("PENDING"),
-        stage.run("PENDING", "RUNNING"),
-        stage.run("PENDING", "RUNNING", "PAUSED"),
-    ]
-    api.create_task_run(runs[2]["id"], "load-0a1b2c3d", {"type": "RUNNING"})
+    runs = stage.runs_in_progress()
     api.update_work_queue(stage.pool["name"], stage.queue["name"], last_polled="2026-01-01T00:00:00Z")
     stage.seen(*runs)
     return stage

@@ -270,7 +270,7 @@ def test_an_endpoint_that_wants_to_be_left_alone_for_longer_than_a_check_run_is_
     for _ in range(4):
         begun = time.monotonic()
         results.append(run_without_error(watching))
-        # Nobody waits in vain.
+        # The endpoint asks for more time than a check run has: nothing waits for it.
         assert time.monotonic() - begun < TOLERANCE_SECONDS
         gone = everything - names(results[-1])
         assert {name for name in gone if not name.startswith(missing)} == set()

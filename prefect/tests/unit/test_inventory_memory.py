@@ -75,7 +75,7 @@ def inventory_of(api: FakeApi) -> Inventory:
     return Inventory(api, Filters(everything, everything, everything, everything))  # type: ignore[arg-type]
 
 
-def test_more_runs_at_once_than_are_remembered_have_their_scopes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_runs_at_once_than_are_remembered_have_their_tags_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "REMEMBERED", 10)
     ids = [str(number) for number in range(25)]
     known = inventory_of(FakeApi())
@@ -93,7 +93,7 @@ def test_runs_flows_and_deployments_that_come_and_go_are_forgotten(monkeypatch: 
     for number in range(2000):
         api.next_run()
         known.tags_of_runs([run(str(number))])
-    for memory in (known._tags_of_runs, known._flow_names, known._deployments):
+    for memory in (known._run_tags, known._flow_names, known._deployments):
         assert len(memory) == 50
 
 

@@ -29,7 +29,7 @@ def test_equal_tag_sets_are_equal_in_whatever_order_they_are_given() -> None:
     assert tag_set(a=1, b=2) == tag_set(b=2, a=1)
 
 
-def test_a_scope_has_the_tags_of_a_flow_run() -> None:
+def test_a_flow_run_has_the_tags_of_what_it_belongs_to() -> None:
     run_tags = RunTags("d", "nightly", "f", "etl", "p", "etl pool ü", "q", "default")
     assert run_tags.tags() == (
         "deployment_id:d",
@@ -48,7 +48,7 @@ def test_a_run_without_a_deployment_has_no_tags_of_one() -> None:
     assert RunTags().tags() == ()
 
 
-def test_a_scope_takes_more_tags() -> None:
+def test_more_tags_may_be_added() -> None:
     assert RunTags(flow_id="f").tags(task_name="load", task_key=None) == ("flow_id:f", "task_name:load")
 
 

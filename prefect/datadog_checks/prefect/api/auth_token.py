@@ -36,10 +36,6 @@ class AuthToken:
         """`source` names where the token comes from, for messages."""
         self._handler = handler
         self._source = source
-        # In which check run it was renewed last, and what became of it: one that stays refused is not renewed at each
-        # request.
-        self._renewed_in = -1
-        self._failure: TokenUnavailable | None = None
         self._headers: dict[str, str] = {}
         self._lock = threading.Lock()
         self._reading: Background[dict[str, str]] | None = None
@@ -54,17 +50,11 @@ class AuthToken:
     def renewed(self, run: CheckRun, instead_of: Mapping[str, str]) -> Mapping[str, str]:
         """The headers in place of those that the server refused, renewed once in a check run for all requests."""
         with self._lock:
-            is_renewed = self._renewed_in == run.number
-            if is_renewed and self._failure is not None:
-                raise self._failure
-            if is_renewed or self._headers != instead_of:
-                return self._headers
-            self._renewed_in, self._failure = run.number, None
-            try:
-                return self._read(run, error="refused")
-            except TokenUnavailable as error:
-                self._failure = error
-                raise
+            # One that stays refused is not renewed at each request.
+            return self._headers if self._headers != instead_of else run.once(self._renew, run)
+
+    def _renew(self, run: CheckRun) -> Mapping[str, str]:
+        return self._read(run, error="refused")
 
     def _read(self, run: CheckRun, **reason: str) -> Mapping[str, str]:
         if not self._headers:

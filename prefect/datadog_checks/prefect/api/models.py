@@ -6,7 +6,7 @@ people send is bounded here, whatever its shape: see `answers`, which reads thes
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -288,23 +288,23 @@ class Oddities:
         """`before` are those of the check run before this one."""
         self._fields: dict[tuple[str, str], int] = {}
         self._left_out: dict[tuple[str, str], int] = {}
-        self._without_identity: dict[tuple[str, str], int] = {}
+        self._without_identity: Counter[tuple[str, str]] = Counter()
         self._told: OrderedDict[str, None] = before._told if before is not None else OrderedDict()
         self._tells: set[str] = set()
 
     def note(self, model: type[ApiModel], field: str, identity: str) -> None:
         """Note a field of an object that is missing, or does not parse."""
         if self._is_new(f"{model.__name__} {identity[:MOST_ID_CHARACTERS]} {field[:MOST_FIELD_CHARACTERS]}"):
-            _count(self._fields, (model.__name__, field[:MOST_FIELD_CHARACTERS]))
+            _count(self._fields, (model.__name__, field[:MOST_FIELD_CHARACTERS]), MOST_FIELDS, ("other", "fields"))
 
     def leave_out(self, model: type[ApiModel], why: str, identity: str = "") -> None:
         """Note an object that cannot be read or evaluated at all."""
         kind = f"{model.__name__} {shortened(identity)}".rstrip(), why[:MOST_REASON_CHARACTERS]
         if not identity:
             # The second one of a kind is another object, so long as both are there.
-            _count(self._without_identity, kind)
-        if self._is_new(f"{kind} {self._without_identity.get(kind, 0)}"):
-            _count(self._left_out, kind, MOST_LEFT_OUT)
+            self._without_identity[kind] += 1
+        if self._is_new(f"{kind} {self._without_identity[kind]}"):
+            _count(self._left_out, kind, MOST_LEFT_OUT, ("others", "likewise"))
 
     def _is_new(self, thing: str) -> bool:
         """Whether no check run before this one has told of it."""
@@ -330,9 +330,10 @@ class Oddities:
         )
 
 
-def _count(kinds: dict[tuple[str, str], int], kind: tuple[str, str], most: int = MOST_FIELDS) -> None:
+def _count(kinds: dict[tuple[str, str], int], kind: tuple[str, str], most: int, rest: tuple[str, str]) -> None:
+    """Count one of a kind, or of the rest where there are so many kinds."""
     if kind not in kinds and len(kinds) >= most:
-        kind = ("other", "fields") if most == MOST_FIELDS else ("others", "likewise")
+        kind = rest
     kinds[kind] = kinds.get(kind, 0) + 1
 
 

@@ -30,8 +30,8 @@ class FeedCollector(Collector):
         # The ids of events that are to be given out again.
         self.put_off: set[str] = set()
         # The total of events when the feed was last read to its end, and the total now.
-        self._read_at_total: EventTotal | None = None
-        self._next_total: EventTotal | None = None
+        self._event_total: EventTotal | None = None
+        self._next_event_total: EventTotal | None = None
         # Whether nothing has happened since.
         self.is_quiet = False
         # As many events as there is time for, as far as that is known.
@@ -69,7 +69,7 @@ class FeedCollector(Collector):
 
     def collect(self, sheet: Sheet) -> None:
         total = self.context.event_activity.total() if self.watches() else None
-        self.is_quiet = total is not None and total == self._read_at_total
+        self.is_quiet = total is not None and total == self._event_total
         reading = self._feed.read(self.context.settings.interval, self.is_quiet)
         events = reading.events[: self._at_once]
         self.put_off.clear()
@@ -82,7 +82,7 @@ class FeedCollector(Collector):
             self._at_once = min(2 * self._at_once, MOST_READ_AT_ONCE)
         self._taken = [event for event in events[:taken] if event.id not in self.put_off]
         self.behind = reading.behind + len(reading.events) - taken
-        self._next_total = None if self.behind or self.put_off else total
+        self._next_event_total = None if self.behind or self.put_off else total
         if self.behind or reading.events:
             self.context.event_activity.note_news()
         self._report(reading)
@@ -101,7 +101,7 @@ class FeedCollector(Collector):
 
     def commit(self) -> None:
         self._feed.commit(self._taken, len(self.put_off))
-        self._read_at_total = self._next_total
+        self._event_total = self._next_event_total
         self.context.store.save(self.document(), self.memory())
 
     def memory(self) -> Document:

@@ -148,7 +148,7 @@ class TaskRunTransitions(TransitionCollector):
         return True
 
     def commit(self) -> None:
-        # Not before: one that is known is not read again, even if it was not counted.
+        # Not before: one whose end is known is not read again, even if it was not counted. An event is.
         self._ends.update(self._ends_read)
         super().commit()
 

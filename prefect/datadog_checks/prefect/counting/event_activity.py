@@ -39,23 +39,17 @@ class EventActivity:
         # Further back than any feed looks.
         self._span = reach.lookback + reach.catch_up
         self._lookback = reach.lookback
-        # The number of the check run after the last one with news; at the beginning there is always some.
-        self._news_before = 0
-        self._next_news_before = 1
 
     def note_news(self) -> None:
-        number = self._api.run.number
-        if self._next_news_before <= number:
-            self._news_before, self._next_news_before = self._next_news_before, number + 1
+        self._api.run.has_news = True
 
     def total(self) -> EventTotal | None:
         """The total in this check run; None where it is not asked for, or cannot be had."""
         return self._api.run.once(self._read)
 
     def _read(self) -> EventTotal | None:
-        had_news = self._api.run.number in (self._news_before, self._next_news_before)
         # What the server deletes for its age must not make up for what is new.
-        if had_news or self._span + HOUR > EVENTS_KEPT / 2:
+        if self._api.run.had_news or self._span + HOUR > EVENTS_KEPT / 2:
             return None
         now = self._api.now()
         since = (now - self._span).replace(minute=0, second=0, microsecond=0)

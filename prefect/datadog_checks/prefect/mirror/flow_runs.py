@@ -40,7 +40,6 @@ class ActiveFlowRuns:
 
     def __init__(self, api: PrefectApi) -> None:
         self._api = api
-        self._ended_since: datetime | None = None
         self._in_sight = 0
 
     def active(self) -> list[FlowRun]:
@@ -49,8 +48,7 @@ class ActiveFlowRuns:
 
     def ended(self, since: datetime) -> list[FlowRun]:
         """The flow runs that ended at this time or later; a request less where nobody has asked for others before."""
-        self._ended_since = since
-        seen = self._seen()
+        seen = self._seen(since)
         if seen.ended_since is None or seen.ended_since > since:
             return self._api.ended_flow_runs(since)
         return seen.ended
@@ -64,16 +62,15 @@ class ActiveFlowRuns:
         return self._seen().due_by
 
     def is_idle(self) -> bool:
-        """Whether no run is active, and as far as was asked, none ended."""
+        """Whether it is known that no run is active, and none ended lately."""
         seen = self._seen()
-        return not seen.active and not seen.ended
+        return seen.ended_since is not None and not seen.active and not seen.ended
 
-    def _seen(self) -> FlowRunsInSight:
-        return self._api.run.once(self._read)
+    def _seen(self, ended_since: datetime | None = None) -> FlowRunsInSight:
+        return self._api.run.once(self._read, ended_since)
 
-    def _read(self) -> FlowRunsInSight:
-        now, ended_since, self._ended_since = self._api.now(), self._ended_since, None
-        runs = None
+    def _read(self, ended_since: datetime | None) -> FlowRunsInSight:
+        now, runs = self._api.now(), None
         if self._in_sight <= MOST_IN_SIGHT:
             runs = self._api.flow_runs_in_sight(ACTIVE_TYPES, WAITING_NAMES, now, ended_since)
         if runs is None:

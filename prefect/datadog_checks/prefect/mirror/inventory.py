@@ -46,7 +46,7 @@ class Inventory:
         self._gone_deployments: Recent[str, None] = Recent()
         self._deployment_tags: Recent[str, tuple[Deployment, tuple[str | None, ...], Tags]] = Recent()
         self._flow_names: Recent[str, str] = Recent()
-        self._tags_of_runs: Recent[str, RunTags] = Recent()
+        self._run_tags: Recent[str, RunTags] = Recent()
 
     # Work pools and work queues
 
@@ -176,12 +176,12 @@ class Inventory:
         tags_by_run = {run.id: self._tags_of_run(run) for run in runs}
         if remember:
             for run_id, run_tags in tags_by_run.items():
-                self._tags_of_runs.put(run_id, run_tags)
+                self._run_tags.put(run_id, run_tags)
         return {run_id: self._wanted(run_tags) for run_id, run_tags in tags_by_run.items()}
 
     def tags_by_run_id(self, run_ids: Collection[str]) -> dict[str, RunTags | None]:
         """The same by the runs' ids; a run that is gone and was never seen has no entry."""
-        known = {run_id: self._tags_of_runs[run_id] for run_id in run_ids if run_id in self._tags_of_runs}
+        known = {run_id: self._run_tags[run_id] for run_id in run_ids if run_id in self._run_tags}
         tags_by_run = {run_id: self._wanted(run_tags) for run_id, run_tags in known.items()}
         unknown = [run_id for run_id in run_ids if run_id not in known]
         for position in range(0, len(unknown), READ_AT_ONCE):
@@ -199,7 +199,7 @@ class Inventory:
         flow, deployment = roles.get("flow", (None, None)), roles.get("deployment", (None, None))
         pool, queue = roles.get("work-pool", (None, None)), roles.get("work-queue", (None, None))
         told = RunTags(*deployment, *flow, *pool, *queue)
-        known = self._tags_of_runs.get(run_id or "")
+        known = self._run_tags.get(run_id or "")
         return self._wanted(known.with_names_of(told) if known else told)
 
     def _tags_of_run(self, run: FlowRun) -> RunTags:

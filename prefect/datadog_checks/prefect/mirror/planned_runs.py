@@ -73,7 +73,7 @@ class PlannedRuns:
         self._waiting: Counter[str] = Counter()
         self._due_by = EARLIEST
         self._looks = 0
-        self._survey_from = 0
+        self._bisect_from = 0
         self._unexplained = self._difference = 0
 
     def knows(self, deployment_id: str | None) -> bool:
@@ -162,8 +162,8 @@ class PlannedRuns:
         self._read_on(self._times)
         if self._explains(total):
             return
-        stopped_at = self._survey().look_into(sorted(self._times), self._survey_from)
-        self._survey_from = stopped_at or 0
+        stopped_at = self._bisection().look_into(sorted(self._times), self._bisect_from)
+        self._bisect_from = stopped_at or 0
         if stopped_at is None and not self._to_read_again:
             # Nothing is found that accounts for it; if it stays so, it is not looked for again.
             difference = total - self._total_known()
@@ -173,7 +173,7 @@ class PlannedRuns:
     def _verify_by_parts(self) -> None:
         """The same where no total tells of all that are known, and of no others."""
         ids = sorted(self._times.keys() - self._to_read_again.keys())
-        start = self._survey_from if self._survey_from < len(ids) else 0
+        start = self._bisect_from if self._bisect_from < len(ids) else 0
         end = min(start + PARTS_AT_ONCE * MOST_IDS, len(ids))
         parts = [ids[position : min(position + MOST_IDS, end)] for position in range(start, end, MOST_IDS)]
         differing = {
@@ -181,9 +181,9 @@ class PlannedRuns:
         }
         if differing:
             self._read_on(differing)
-            if self._survey().look_into(list(differing)) is not None:
+            if self._bisection().look_into(list(differing)) is not None:
                 return
-        self._survey_from = end if end < len(ids) else 0
+        self._bisect_from = end if end < len(ids) else 0
 
     def _read_on(self, among: Collection[str]) -> None:
         """Read what is planned after the last known run of those of whom one came due, if they differ.
@@ -219,7 +219,7 @@ class PlannedRuns:
     def _planned_after(self, identity: str, moment: float) -> int:
         return sum(len(times) - bisect_right(times, moment) for times in self._times[identity].values())
 
-    def _survey(self) -> CountBisection:
+    def _bisection(self) -> CountBisection:
         return CountBisection(
             count=self._count,
             known=self._number_of,
