@@ -32,7 +32,7 @@ ERRORS: tuple[Exception, ...] = (
 # `Events` runs only where it is asked for, and `Server` apart from the others.
 EVERY_COLLECTOR: tuple[type[Collector], ...] = tuple(dict.fromkeys((Server, *COLLECTORS, Events)))
 COUNTS_AND_HISTOGRAMS = (".count", ".throughput", "_duration")
-# Events are visible at once, and no state or status changes by itself.
+# No state or status changes by itself.
 QUIET = {
     **FAST_EVENTS,
     "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
