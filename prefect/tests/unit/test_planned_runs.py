@@ -183,10 +183,10 @@ def test_as_long_as_nothing_happens_the_total_is_all_that_is_asked_for() -> None
         planned_at(server, f"d{number}", *range(60, 60 + number))
     planned = PlannedRuns(server, Names())
     for _ in range(LOOKS_ENOUGH):
-        planned.look(server.deployments_made, (), True, T0, ())
+        planned.look(sorted(server.deployments_made), (), True, T0, ())
     assert planned.unknown == 0
     server.requests = 0
-    planned.look(server.deployments_made, (), True, T0 + timedelta(minutes=90, seconds=30), ())
+    planned.look(sorted(server.deployments_made), (), True, T0 + timedelta(minutes=90, seconds=30), ())
     assert server.requests == 1
     assert sum(planned.totals().values()) == sum(start(run) > T0 + 90 * MINUTE for run in server.runs.values())
 
@@ -214,7 +214,7 @@ def known(server: PlanningServer) -> PlannedRuns:
     """One who knows all that is planned."""
     planned = PlannedRuns(server, Names())
     for _ in range(LOOKS_ENOUGH):
-        planned.look(server.deployments_made, (), True, T0, ())
+        planned.look(sorted(server.deployments_made), (), True, T0, ())
     assert planned.unknown == 0
     return planned
 
@@ -312,7 +312,7 @@ def test_where_not_all_are_wanted_each_of_many_is_looked_at_in_turn() -> None:
     planned_at(server, max(server.deployments_made), 60)
     # Four requests a look, of which each tells of 512 deployments.
     for _ in range(4):
-        planned.look(server.deployments_made, (), False, T0, ())
+        planned.look(sorted(server.deployments_made), (), False, T0, ())
     assert len(planned.totals()) == 2
 
 
