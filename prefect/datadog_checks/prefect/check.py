@@ -26,8 +26,7 @@ from .api.versions import is_supported, lacking
 from .collectors import COLLECTORS, Collector, Context, Events, FeedCollector, Server
 from .config.settings import Settings
 from .config_models import ConfigMixin
-from .counting.event_activity import EventActivity
-from .counting.event_feed import Reach
+from .counting.event_activity import EventActivity, Reach
 from .credentials import secrets_of
 from .diagnostics import STEPS, findings
 from .mirror.deployments import KnownDeployments

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from datadog_checks.prefect import PrefectCheck
+from datadog_checks.prefect.collectors import task_runs
 from datadog_checks.prefect.mirror import inventory
 from lab.agent import Agent, CheckRunResult, datadog_agent
 from lab.comings_and_goings import PERIOD, ComingsAndGoings
@@ -94,6 +95,7 @@ def test_nothing_grows_with_the_number_of_check_runs(
     server = MemoryServer(BEGINNING, "3.4.25" if is_old else "3.8.8", ends_of_task_runs=not is_old)
     world = ComingsAndGoings(server)
     monkeypatch.setattr(inventory, "REMEMBERED", FEW_REMEMBERED)
+    monkeypatch.setattr(task_runs, "REMEMBERED", FEW_REMEMBERED)
     with answering(server):
         watching = Agent({"prefect_url": URL, "min_collection_interval": 30, "skip_proxy": True, **SHORT_MEMORY})
         before, after = run_for_days(watching, world, runs, first_look)

@@ -19,8 +19,7 @@ from datadog_checks.prefect.collectors.counted import TransitionCollector
 from datadog_checks.prefect.collectors.flow_runs import FlowRunTransitions
 from datadog_checks.prefect.collectors.task_runs import TaskRunTransitions
 from datadog_checks.prefect.config.settings import Settings
-from datadog_checks.prefect.counting.event_activity import EventActivity
-from datadog_checks.prefect.counting.event_feed import Reach
+from datadog_checks.prefect.counting.event_activity import EventActivity, Reach
 from datadog_checks.prefect.mirror.deployments import KnownDeployments
 from datadog_checks.prefect.mirror.flow_runs import ActiveFlowRuns
 from datadog_checks.prefect.mirror.inventory import Inventory

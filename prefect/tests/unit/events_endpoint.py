@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 from datadog_checks.prefect.api.errors import OutOfTime
 from datadog_checks.prefect.api.prefect import PrefectApi
-from datadog_checks.prefect.counting.event_feed import EventFeed, Reach
+from datadog_checks.prefect.counting.event_activity import Reach
+from datadog_checks.prefect.counting.event_feed import EventFeed
 
 from .builders import T0, InCheckRuns
 

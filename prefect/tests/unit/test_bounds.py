@@ -15,7 +15,8 @@ import pytest
 import requests
 from datadog_checks.base import AgentCheck
 
-from datadog_checks.prefect.counting import event_feed, ledger
+from datadog_checks.prefect.collectors import task_runs
+from datadog_checks.prefect.counting import event_feed
 from datadog_checks.prefect.mirror import inventory
 from datadog_checks.prefect.output import submitter
 from datadog_checks.prefect.output.metrics import BY_NAME
@@ -142,9 +143,10 @@ def test_a_server_on_which_everything_comes_and_goes_fills_neither_memory_nor_ca
 ) -> None:
     # Small bounds are reached soon, the real ones after days.
     monkeypatch.setattr(inventory, "REMEMBERED", 200)
+    monkeypatch.setattr(task_runs, "REMEMBERED", 200)
     monkeypatch.setattr(submitter, "MOST_TAG_SETS", 100)
     monkeypatch.setattr(event_feed, "MOST_REMEMBERED", 100)
-    monkeypatch.setattr(ledger, "MOST_COUNTED", 100)
+    monkeypatch.setattr(event_feed, "MOST_FORETOLD", 100)
     server, watching, sizes = RestlessServer(), agent(prefect_url=URL), []
     with answered_by(server):
         for _ in range(30):

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from datadog_checks.prefect.counting import event_feed
-from datadog_checks.prefect.counting.event_feed import EventFeed, Reach
+from datadog_checks.prefect.counting.event_activity import Reach
+from datadog_checks.prefect.counting.event_feed import EventFeed
 
 from .builders import after
 from .events_endpoint import EventsEndpoint

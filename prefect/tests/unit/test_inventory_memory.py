@@ -10,26 +10,9 @@ from datadog_checks.prefect.api.errors import ApiError
 from datadog_checks.prefect.api.models import Deployment, Flow, FlowRun, WorkPool, WorkQueue
 from datadog_checks.prefect.config.filters import Filters, NameFilter
 from datadog_checks.prefect.mirror import inventory
-from datadog_checks.prefect.mirror.inventory import Inventory, Recent
+from datadog_checks.prefect.mirror.inventory import Inventory
 
 from .builders import InCheckRuns
-
-
-def test_what_was_not_put_in_for_the_longest_time_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inventory, "REMEMBERED", 3)
-    recent: Recent[str, int] = Recent()
-    for number, key in enumerate("abcad"):
-        recent.put(key, number)
-    assert dict(recent) == {"c": 2, "a": 3, "d": 4}
-
-
-def test_putting_in_again_replaces_the_value_and_forgets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inventory, "REMEMBERED", 2)
-    recent: Recent[str, str | None] = Recent()
-    for value in ("one", None, "two"):
-        recent.put("a", value)
-        recent.put("b", value)
-    assert dict(recent) == {"a": "two", "b": "two"}
 
 
 class FakeApi(InCheckRuns):

@@ -15,8 +15,7 @@ from datadog_checks.prefect.api.errors import ApiError
 from datadog_checks.prefect.api.models import Deployment, Event, EventPage, Flow, FlowRun, WorkPool, WorkQueue
 from datadog_checks.prefect.api.paging import Page
 from datadog_checks.prefect.config.filters import Filters, NameFilter
-from datadog_checks.prefect.counting.event_activity import EventActivity
-from datadog_checks.prefect.counting.event_feed import Reach
+from datadog_checks.prefect.counting.event_activity import EventActivity, Reach
 from datadog_checks.prefect.mirror.deployments import CHANGES_AT_ONCE, LEARNED_AT_ONCE, KnownDeployments
 from datadog_checks.prefect.mirror.inventory import Inventory
 

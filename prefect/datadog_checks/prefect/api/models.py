@@ -6,12 +6,13 @@ people send is bounded here, whatever its shape: see `answers`, which reads thes
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
+from cachetools import FIFOCache
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 StateType = Literal[
@@ -289,7 +290,7 @@ class Oddities:
         self._fields: dict[tuple[str, str], int] = {}
         self._left_out: dict[tuple[str, str], int] = {}
         self._without_identity: Counter[tuple[str, str]] = Counter()
-        self._told: OrderedDict[str, None] = before._told if before is not None else OrderedDict()
+        self._told: FIFOCache[str, None] = before._told if before is not None else FIFOCache(MOST_TOLD)
         self._tells: set[str] = set()
 
     def note(self, model: type[ApiModel], field: str, identity: str) -> None:
@@ -311,8 +312,6 @@ class Oddities:
         if thing not in self._told:
             self._told[thing] = None
             self._tells.add(thing)
-            if len(self._told) > MOST_TOLD:
-                self._told.popitem(last=False)
         return thing in self._tells
 
     def __bool__(self) -> bool:

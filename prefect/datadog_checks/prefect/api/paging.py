@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
+
+from cachetools import FIFOCache
 
 from .answers import read_objects
 from .client import Client
@@ -82,7 +83,7 @@ class Pager:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._page_size = DEFAULT_PAGE_SIZE
-        self._unreadable: OrderedDict[str, None] = OrderedDict()
+        self._unreadable: FIFOCache[str, None] = FIFOCache(MOST_UNREADABLE)
 
     def page(
         self, model: type[Object], path: str, body: Mapping[str, Any], at_most: int = DEFAULT_PAGE_SIZE
@@ -225,8 +226,6 @@ class Pager:
             page = self.page(model, path, body, 1)
             if page.is_left_out:
                 self._unreadable[ids[0]] = None
-                if len(self._unreadable) > MOST_UNREADABLE:
-                    self._unreadable.popitem(last=False)
             return page
         limit = self._page_size
         try:

@@ -11,9 +11,8 @@ from datadog_checks.prefect.api.errors import ApiError, OutOfTime
 from datadog_checks.prefect.api.models import Event
 from datadog_checks.prefect.api.paging import is_uuid
 from datadog_checks.prefect.config.settings import Settings
-from datadog_checks.prefect.counting.event_activity import EventTotal
-from datadog_checks.prefect.counting.event_feed import MOST_READ_AT_ONCE, EventFeed, Reach, Reading, aware_moment
-from datadog_checks.prefect.counting.ledger import Ledger
+from datadog_checks.prefect.counting.event_activity import Reach
+from datadog_checks.prefect.counting.event_feed import MOST_READ_AT_ONCE, EventFeed, Reading, aware_moment
 from datadog_checks.prefect.counting.transitions import Transition, transition_of
 from datadog_checks.prefect.output.submitter import Sheet
 from datadog_checks.prefect.state_store import Document
@@ -29,10 +28,7 @@ class FeedCollector(Collector):
         self._taken: list[Event] = []
         # The ids of events that are to be given out again.
         self.put_off: set[str] = set()
-        # The total of events when the feed was last read to its end, and the total now.
-        self._event_total: EventTotal | None = None
-        self._next_event_total: EventTotal | None = None
-        # Whether nothing has happened since.
+        # Whether nothing has happened since all events were taken.
         self.is_quiet = False
         # As many events as there is time for, as far as that is known.
         self._at_once = MOST_READ_AT_ONCE
@@ -68,9 +64,8 @@ class FeedCollector(Collector):
         return True
 
     def collect(self, sheet: Sheet) -> None:
-        total = self.context.event_activity.total() if self.watches() else None
-        self.is_quiet = total is not None and total == self._event_total
-        reading = self._feed.read(self.context.settings.interval, self.is_quiet)
+        reading = self._feed.read(self.context.settings.interval)
+        self.is_quiet = reading.is_quiet
         events = reading.events[: self._at_once]
         self.put_off.clear()
         try:
@@ -82,9 +77,6 @@ class FeedCollector(Collector):
             self._at_once = min(2 * self._at_once, MOST_READ_AT_ONCE)
         self._taken = [event for event in events[:taken] if event.id not in self.put_off]
         self.behind = reading.behind + len(reading.events) - taken
-        self._next_event_total = None if self.behind or self.put_off else total
-        if self.behind or reading.events:
-            self.context.event_activity.note_news()
         self._report(reading)
 
     def _report(self, reading: Reading) -> None:
@@ -101,7 +93,6 @@ class FeedCollector(Collector):
 
     def commit(self) -> None:
         self._feed.commit(self._taken, len(self.put_off))
-        self._event_total = self._next_event_total
         self.context.store.save(self.document(), self.memory())
 
     def memory(self) -> Document:
@@ -112,7 +103,8 @@ class FeedCollector(Collector):
         """Begin where `memory` was saved, or anew; what it raises for one that it did not write means the latter."""
         settings = self.context.settings
         reach = Reach(settings.event_lookback, settings.max_catch_up)
-        self._feed = EventFeed(self.context.api, self.criteria(), saved, reach, self.key_of)
+        activity = self.context.event_activity if self.watches() else None
+        self._feed = EventFeed(self.context.api, self.criteria(), saved, reach, self.key_of, activity)
 
     def key_of(self, event: Event) -> str:
         """Names what an event tells."""
@@ -132,7 +124,6 @@ class TransitionCollector(FeedCollector):
     def restore(self, saved: Document | None) -> None:
         super().restore(saved)
         through = saved["objects_through"] if saved else None
-        self._ledger = Ledger.unpack(saved["counted"] if saved else {})
         self._objects_through = aware_moment(through) if through else None
         self._objects_read_at: datetime | None = None
         self._told: dict[str, tuple[Transition | None, str]] = {}
@@ -176,11 +167,11 @@ class TransitionCollector(FeedCollector):
 
     def _is_counted_at(self, transition: Transition, at: datetime) -> bool:
         key = self._key(transition, at)
-        return not self._feed.reaches(at) or self._feed.has(key, at) or self._ledger.has(key, at)
+        return not self._feed.reaches(at) or self._feed.has(key, at)
 
     def remember(self, transition: Transition) -> None:
         """From now on it is counted, if this check run gets as far as `commit`."""
-        self._ledger.add(self._key(transition, transition.at), transition.at)
+        self._feed.foretell(self._key(transition, transition.at), transition.at)
 
     def _key(self, transition: Transition, at: datetime) -> str:
         return f"{self.identity(transition)} {transition.phase} {at.timestamp():.6f}"
@@ -189,7 +180,6 @@ class TransitionCollector(FeedCollector):
         """Take more events; the objects have been looked at in this check run."""
         self._told.clear()
         self._about_no_run.clear()
-        self._ledger.begin()
         super().collect(sheet)
         for event in self._taken:
             if event.id in self._about_no_run:
@@ -212,13 +202,9 @@ class TransitionCollector(FeedCollector):
             self._objects_read_at = through
 
     def commit(self) -> None:
-        came = {self.key_of(event): event.occurred for event in self._taken}
-        remembered_since = self._ledger.commit(came, forget_before=self._feed.window_start)
-        if remembered_since is not None:
-            self._feed.look_back_to(remembered_since)
         self._objects_through = self._objects_read_at
         super().commit()
 
     def memory(self) -> Document:
         through = self._objects_through.isoformat() if self._objects_through else None
-        return {**super().memory(), "counted": self._ledger.pack(), "objects_through": through}
+        return {**super().memory(), "objects_through": through}

@@ -193,11 +193,11 @@ class FlowRunTransitions(TransitionCollector):
     def _count_history_once(self, sheet: Sheet, run: FlowRun, run_tags: RunTags, until: datetime) -> None:
         """Count what a run's history tells, once for each last state, which it entered at `until`."""
         reading = f"history of {run.id} until {until}"
-        if self._ledger.has(reading, until):
+        if self._feed.has(reading, until):
             return
         self._count_history(sheet, run.id, run, run_tags, until)
         if until in {state.timestamp for state in self._history(run.id, until)}:
-            self._ledger.add(reading, until)
+            self._feed.foretell(reading, until)
 
     def _count(self, sheet: Sheet, transition: Transition, run: FlowRun | None, run_tags: RunTags) -> None:
         """Put what a transition means on the sheet, unless it was counted before."""

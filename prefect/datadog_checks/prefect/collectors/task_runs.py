@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from cachetools import FIFOCache
+
 from datadog_checks.prefect.api.errors import Rejected
 from datadog_checks.prefect.api.models import TERMINAL, Event, TaskRun
 from datadog_checks.prefect.config.settings import Settings
@@ -20,7 +22,7 @@ from datadog_checks.prefect.counting.transitions import (
     transition_of,
     upstream_ids,
 )
-from datadog_checks.prefect.mirror.inventory import Recent
+from datadog_checks.prefect.mirror.inventory import REMEMBERED
 from datadog_checks.prefect.output.submitter import Sheet
 from datadog_checks.prefect.tags import RunTags, task_run_tags
 
@@ -83,13 +85,13 @@ class TaskRunTransitions(TransitionCollector):
         super().__init__(context)
         self._objects_tell_ends = True
         # The task runs whose start is known, and when those of them ended whose ends are still looked at again.
-        self._started: Recent[str, None] = Recent()
+        self._started: FIFOCache[str, None] = FIFOCache(REMEMBERED)
         self._ends: dict[str, datetime] = {}
         # The same of objects whose ends this check run has counted.
         self._ends_read: dict[str, datetime] = {}
         # So that the first check run looks.
         self._idle_runs = -1
-        self._first_starts: Recent[str, datetime] = Recent()
+        self._first_starts: FIFOCache[str, datetime] = FIFOCache(REMEMBERED)
 
     @classmethod
     def document_of(cls, settings: Settings) -> str:
@@ -112,7 +114,7 @@ class TaskRunTransitions(TransitionCollector):
             if change.ends and change.run_id in self._started:
                 self._ends[change.run_id] = change.at
             elif starts_task(change):
-                self._started.put(change.run_id, None)
+                self._started[change.run_id] = None
         for event, transition in told:
             with self.context.leaving_out(Event, event.id):
                 run_tags = self.context.inventory.tags_told_by(event.related, transition.flow_run_id)
@@ -174,7 +176,7 @@ class TaskRunTransitions(TransitionCollector):
             first = next((state.timestamp for state in history if state.type == "RUNNING"), None)
             if first is None:
                 return None
-            self._first_starts.put(task_run_id, first)
+            self._first_starts[task_run_id] = first
         return self._first_starts[task_run_id]
 
     def _ended(self, since: datetime) -> list[TaskRun]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from datadog_checks.prefect.api.errors import ApiError
 from datadog_checks.prefect.api.prefect import EVENTS_KEPT, PrefectApi
-
-from .event_feed import Reach
 
 READINESS = frozenset(
     f"prefect.{kind}.{status}"
@@ -26,6 +25,14 @@ HOUR = timedelta(hours=1)
 
 # Since when events were counted, and how many there were.
 EventTotal = tuple[datetime, int]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far back to look: for events that become visible late, and after a time in which nobody looked."""
+
+    lookback: timedelta = timedelta(hours=1)
+    catch_up: timedelta = timedelta(hours=1)
 
 
 class EventActivity:

@@ -3,6 +3,8 @@
 The server can page events by the time they occurred and tell their total, but not what is new. So the feed keeps the
 keys of what it has read by the minute in which it occurred, and compares totals with how many it knows: equal totals
 say that nothing is new, and a span whose total is larger holds what arrived late.
+
+What was learned elsewhere before its event came, it keeps likewise, for nobody to count it twice.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from datadog_checks.prefect.api.models import EARLIEST, LATEST, Event, EventPage
 from datadog_checks.prefect.api.prefect import EVENTS_PAGE_SIZE, PrefectApi
 from datadog_checks.prefect.state_store import Document
 
+from .event_activity import EventActivity, EventTotal, Reach
 from .late_arrivals import LateArrivals
 from .seen_keys import SeenKeys, bucket_of, start_of
 
 # Bound the stored state to less than a megabyte; beyond it the oldest minutes are no longer looked back into.
-MOST_REMEMBERED = 240_000
-MOST_IN_FULL = 20_000
+MOST_REMEMBERED, MOST_IN_FULL = 240_000, 20_000
+# The same of what was told before its event came.
+MOST_FORETOLD, MOST_FORETOLD_IN_FULL = 40_000, 5_000
 # What is in memory at a time; a check run may go on with more where there is time.
 MOST_READ_AT_ONCE = 3_000
 INSTANT = timedelta(microseconds=1)
@@ -33,32 +37,26 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How far back to look: for events that become visible late, and after a time in which nobody looked."""
-
-    lookback: timedelta = timedelta(hours=1)
-    catch_up: timedelta = timedelta(hours=1)
-
-
-@dataclass(frozen=True)
 class Reading:
     """New events in the order they occurred; `behind` counts those left for next time.
 
     `lost` is a span that was given up, and `too_late` counts events that came when nobody looked for them any more.
+    `is_quiet` says that nothing has happened on the server since a reading that left nothing.
     """
 
     events: list[Event]
     behind: int = 0
     lost: tuple[datetime, datetime] | None = None
     too_late: int = 0
+    is_quiet: bool = False
 
 
 class EventFeed:
     """The events that match `criteria`, each given out until it is committed.
 
     `criteria` are filters of `/events/filter`, without the times. `key_of` names what an event tells, so that it can be
-    asked for by somebody who has it from elsewhere. `saved` is what `document` gave in an earlier life; raises
-    `ValueError` where it is damaged.
+    asked for by somebody who has it from elsewhere, and `foretell` it. `saved` is what `document` gave in an earlier
+    life; raises `ValueError` where it is damaged. `activity` counts all that the feed reads, if it is given.
     """
 
     def __init__(
@@ -68,16 +66,24 @@ class EventFeed:
         saved: Document | None,
         reach: Reach,
         key_of: KeyOf = lambda event: event.id,
+        activity: EventActivity | None = None,
     ) -> None:
         self._api = api
         self._criteria = criteria
         self._reach = reach
+        self._activity = activity
         self._key_of = key_of
         # Nothing that occurred before the start is looked at; without a past, none is known yet.
         self._start = LATEST
         self._through: datetime | None = None
         self._seen = SeenKeys()
         self._closed = LateArrivals()
+        # What was told before its event came, and the same of this check run, which is not committed yet.
+        self._foretold = SeenKeys()
+        self._staged: dict[str, datetime] = {}
+        # The activity when the feed was last read to its end, and now.
+        self._total: EventTotal | None = None
+        self._next_total: EventTotal | None = None
         # Of the last reading: when it was, and the time before which it looked at nothing.
         self._read_at = self.window_start = EARLIEST
         self._given_out = 0
@@ -88,14 +94,15 @@ class EventFeed:
                 self._start, self._through = aware_moment(saved["start"]), aware_moment(saved["through"])
                 self._seen = SeenKeys.unpack(saved["seen"])
                 self._closed = LateArrivals.unpack(saved["closed"])
+                self._foretold = SeenKeys.unpack(saved.get("counted", {}))
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"damaged: {error}") from None
 
-    def read(self, first_interval: timedelta, is_quiet: bool = False) -> Reading:
-        """What is new; `first_interval` is how far back a feed without a past begins. Raises `ApiError`.
-
-        `is_quiet` says that it is known that nothing has become visible since the last reading.
-        """
+    def read(self, first_interval: timedelta) -> Reading:
+        """What is new; `first_interval` is how far back a feed without a past begins. Raises `ApiError`."""
+        self._staged.clear()
+        self._next_total = self._activity.total() if self._activity else None
+        is_quiet = self._next_total is not None and self._next_total == self._total
         now = self._api.now()
         if self._start > now + self._reach.lookback:
             # A new beginning, as that of a server whose clock was set back by hours is, too.
@@ -111,8 +118,10 @@ class EventFeed:
         too_late = 0 if is_quiet or search.must_stop() else self._closed.count_arrivals(self._total_of)
         self._expects_news = bool(search.found or behind)
         self._read_at, self.window_start, self._given_out = now, since, len(search.found) + behind
+        if self._activity and self._expects_news:
+            self._activity.note_news()
         events = sorted(search.found, key=lambda event: event.occurred)
-        return Reading(events, behind, lost, too_late)
+        return Reading(events, behind, lost, too_late, is_quiet)
 
     def _give_up_before(self, moment: datetime) -> tuple[datetime, datetime] | None:
         """Leave out what occurred before this moment and after the last look; returns that span, if there is one."""
@@ -129,30 +138,47 @@ class EventFeed:
 
         So many others are `put_off`, and were not left for want of time.
         """
+        for key, at in self._staged.items():
+            self._foretold.add(key, at)
+        self._staged.clear()
         for event in events:
             self._seen.add(self._key_of(event), event.occurred)
+            self._foretold.discard(self._key_of(event), event.occurred)
+        self._total = self._next_total if len(events) == self._given_out else None
         if len(events) + put_off == self._given_out:
             self._through = self._read_at
         else:
             self._through = self._through or self.window_start
         # What is forgotten must not be looked at again, even if the server's clock is set back.
-        self.look_back_to(max(self._start, self.window_start))
-        first_kept = self._seen.first_of_newest(MOST_REMEMBERED)
-        if first_kept is not None:
-            self.look_back_to(start_of(first_kept))
-        self._seen.coarsen_but_newest(MOST_IN_FULL)
+        self._look_back_to(max(self._start, self.window_start))
+        for keys, most, most_in_full in (
+            (self._foretold, MOST_FORETOLD, MOST_FORETOLD_IN_FULL),
+            (self._seen, MOST_REMEMBERED, MOST_IN_FULL),
+        ):
+            first_kept = keys.first_of_newest(most)
+            if first_kept is not None:
+                self._look_back_to(start_of(first_kept))
+            keys.coarsen_but_newest(most_in_full)
 
-    def look_back_to(self, moment: datetime) -> None:
+    def _look_back_to(self, moment: datetime) -> None:
         """From now on leave out what occurred before this moment."""
         first, self._start = bucket_of(self._start - INSTANT) + 1, max(self._start, moment)
         end = bucket_of(self._start)
         # Those that began before `first` were looked into in part only.
         self._closed.close(first, self._seen.counts(first, end))
         self._seen.forget_before(end)
+        self._foretold.forget_before(end)
 
     def has(self, key: str, at: datetime) -> bool:
-        """Whether an event of this key that occurred then was committed."""
-        return self._seen.has(key, at)
+        """Whether an event of this key that occurred then was committed, or was foretold."""
+        return key in self._staged or self._seen.has(key, at) or self._foretold.has(key, at)
+
+    def foretell(self, key: str, at: datetime) -> None:
+        """What an event of this key would tell is known, although it did not come yet, and may never.
+
+        It is dropped by the next `read` unless it is committed.
+        """
+        self._staged[key] = at
 
     def reaches(self, moment: datetime) -> bool:
         """Whether the last reading looked at this time."""
@@ -165,6 +191,7 @@ class EventFeed:
             "through": (self._through or self._start).isoformat(),
             "seen": self._seen.pack(),
             "closed": self._closed.pack(),
+            "counted": self._foretold.pack(),
         }
 
 

@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from datadog_checks.prefect.api.models import Deployment, Event
 from datadog_checks.prefect.api.paging import is_uuid
 from datadog_checks.prefect.api.prefect import PrefectApi
-from datadog_checks.prefect.counting.event_activity import DEPLOYMENT_DELETED, EventActivity, EventTotal
-from datadog_checks.prefect.counting.event_feed import EventFeed, Reach
+from datadog_checks.prefect.counting.event_activity import DEPLOYMENT_DELETED, EventActivity, Reach
+from datadog_checks.prefect.counting.event_feed import EventFeed
 from datadog_checks.prefect.tags import resource_kind_and_id
 
 from .count_bisection import CountBisection
@@ -42,10 +42,9 @@ class KnownDeployments:
     ) -> None:
         self._api = api
         self._inventory = inventory
-        self._event_activity = event_activity
-        self._event_total: EventTotal | None = None
         self._interval = interval
-        self._feed = EventFeed(api, {"event": {"name": [*STATUSES, DEPLOYMENT_DELETED]}}, None, reach)
+        criteria = {"event": {"name": [*STATUSES, DEPLOYMENT_DELETED]}}
+        self._feed = EventFeed(api, criteria, None, reach, activity=event_activity)
         self.known: dict[str, Deployment] = {}
         self.total = 0
         self._status_since: dict[str, datetime] = {}
@@ -102,18 +101,13 @@ class KnownDeployments:
 
     def _read_events(self) -> bool:
         """Whether there was nothing to read."""
-        total = self._event_activity.total()
-        is_quiet = total is not None and total == self._event_total
-        reading = self._feed.read(self._interval, is_quiet)
+        reading = self._feed.read(self._interval)
         for event in reading.events:
             self._apply(event)
         self._feed.commit(reading.events)
-        if reading.events or reading.behind:
-            self._event_activity.note_news()
         if reading.lost or reading.too_late:
             self._doubtful.update(dict.fromkeys(self.known))
-        self._event_total = None if reading.behind else total
-        return is_quiet
+        return reading.is_quiet
 
     def _read_newest(self) -> None:
         """Take all that changed or none: the newest of those that are known tells the next look how far to read."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Collection, Hashable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Mapping
+
+from cachetools import FIFOCache
 
 from datadog_checks.prefect.api.errors import ApiError
 from datadog_checks.prefect.api.models import Deployment, FlowRun, WorkPool, WorkQueue
@@ -16,19 +16,6 @@ from datadog_checks.prefect.tags import RunTags, Tags, related_by_role, tag_set
 REMEMBERED = 50_000
 # What was read of many runs is kept, should there be no time for the others.
 READ_AT_ONCE = 200
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-
-
-class Recent(OrderedDict[Key, Value]):
-    """A dictionary of bounded size that forgets what was not put in for the longest time."""
-
-    def put(self, key: Key, value: Value) -> None:
-        self[key] = value
-        self.move_to_end(key)
-        if len(self) > REMEMBERED:
-            self.popitem(last=False)
 
 
 class Inventory:
@@ -42,11 +29,11 @@ class Inventory:
         self._filters = filters
         self._known_queues: set[str] = set()
         self._queue_ids: dict[tuple[str | None, str | None], str] = {}
-        self._deployments: Recent[str, Deployment] = Recent()
-        self._gone_deployments: Recent[str, None] = Recent()
-        self._deployment_tags: Recent[str, tuple[Deployment, tuple[str | None, ...], Tags]] = Recent()
-        self._flow_names: Recent[str, str] = Recent()
-        self._run_tags: Recent[str, RunTags] = Recent()
+        self._deployments: FIFOCache[str, Deployment] = FIFOCache(REMEMBERED)
+        self._gone_deployments: FIFOCache[str, None] = FIFOCache(REMEMBERED)
+        self._deployment_tags: FIFOCache[str, tuple[Deployment, tuple[str | None, ...], Tags]] = FIFOCache(REMEMBERED)
+        self._flow_names: FIFOCache[str, str] = FIFOCache(REMEMBERED)
+        self._run_tags: FIFOCache[str, RunTags] = FIFOCache(REMEMBERED)
 
     # Work pools and work queues
 
@@ -104,7 +91,7 @@ class Inventory:
     def put_deployments(self, deployments: Iterable[Deployment]) -> None:
         """Take note of what was read elsewhere."""
         for deployment in deployments:
-            self._deployments.put(deployment.id, deployment)
+            self._deployments[deployment.id] = deployment
 
     def wanted_deployments(self, deployments: Mapping[str, Deployment]) -> Mapping[str, Deployment]:
         """Those of them, by id, that the instance wants."""
@@ -144,7 +131,7 @@ class Inventory:
                 work_queue_name=deployment.work_queue_name,
             )
             known = (deployment, (flow_name, pool_id, queue_id), run_tags.tags(is_paused=deployment.paused))
-            self._deployment_tags.put(deployment.id, known)
+            self._deployment_tags[deployment.id] = known
         return known[2]
 
     def _queue_id(self, deployment: Deployment) -> str | None:
@@ -175,8 +162,7 @@ class Inventory:
         self._learn_flows(run.flow_id for run in runs)
         tags_by_run = {run.id: self._tags_of_run(run) for run in runs}
         if remember:
-            for run_id, run_tags in tags_by_run.items():
-                self._run_tags.put(run_id, run_tags)
+            self._run_tags.update(tags_by_run)
         return {run_id: self._wanted(run_tags) for run_id, run_tags in tags_by_run.items()}
 
     def tags_by_run_id(self, run_ids: Collection[str]) -> dict[str, RunTags | None]:
@@ -239,14 +225,14 @@ class Inventory:
             for deployment in self._api.deployments_by_id(unknown):
                 self.put_deployments([deployment])
             for identity in unknown - self._deployments.keys():
-                self._gone_deployments.put(identity, None)
+                self._gone_deployments[identity] = None
 
     def _learn_flows(self, ids: Iterable[str | None]) -> None:
         unknown = {identity for identity in ids if identity and identity not in self._flow_names}
         if unknown:
             for flow in self._api.flows_by_id(unknown):
                 if flow.name is not None:
-                    self._flow_names.put(flow.id, flow.name)
+                    self._flow_names[flow.id] = flow.name
 
 
 def pool_tags(pool: WorkPool) -> Tags:
