@@ -28,8 +28,9 @@ Objects = dict[str, list[Json]]
 VERSION = "3.8.8"
 WORKERS = "/work_pools/*/workers/filter"
 EVERYWHERE = "*"
-POOL_ID, QUEUE_ID, WORKER_ID, FLOW_ID, DEPLOYMENT_ID, RUN_ID, TASK_ID = (
-    str(uuid.UUID(int=number + (0xA << 124))) for number in range(7)
+LIMITS = "/v2/concurrency_limits/filter"
+POOL_ID, QUEUE_ID, WORKER_ID, FLOW_ID, DEPLOYMENT_ID, RUN_ID, TASK_ID, LIMIT_ID = (
+    str(uuid.UUID(int=number + (0xA << 124))) for number in range(8)
 )
 BACKLOG = 128
 
@@ -114,8 +115,10 @@ class Prefect:
             "work_queue_name": "queue",
             "updated": self._at(-60),
         }
+        limit = {"id": LIMIT_ID, "name": "limit", "limit": 5, "active_slots": 1, "active": True}
         return {
             WORKERS: [worker],
+            LIMITS: [limit],
             "/work_queues/filter": [queue],
             "/deployments/filter": [deployment],
             "/flows/filter": [{"id": FLOW_ID, "name": "flow"}],

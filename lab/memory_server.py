@@ -28,7 +28,16 @@ Test: TypeAlias = Callable[[Json], bool]
 
 MOST_OBJECTS = 200
 MOST_EVENTS = 50
-TABLES = ("work_pools", "work_queues", "workers", "deployments", "flows", "flow_runs", "task_runs")
+TABLES = (
+    "work_pools",
+    "work_queues",
+    "workers",
+    "concurrency_limits",
+    "deployments",
+    "flows",
+    "flow_runs",
+    "task_runs",
+)
 # Fields of a filter that an object has elsewhere.
 ELSEWHERE = {("state", "type"): "state_type", ("state", "name"): "state_name"}
 
@@ -134,7 +143,7 @@ class MemoryServer:
                 self._measure(where, part)
 
     def _answer(self, path: str, params: Mapping[str, str], body: Json) -> str:
-        match path.strip("/").split("/"):
+        match path.removeprefix("/v2").strip("/").split("/"):
             case ["health"] | ["ready"]:
                 return "true"
             case ["admin", "version"]:

@@ -147,6 +147,17 @@ class PrefectApi:
             for deployment in self.post("deployments/filter", {"deployments": {"id": {"any_": own}}}):
                 self.delete_deployment(deployment["id"])
 
+    def create_concurrency_limit(self, name: str, limit: int, **fields: Any) -> Json:
+        """A global one; `fields` may hold e.g. `active`."""
+        return _object(self.post("v2/concurrency_limits/", {"name": name, "limit": limit, **fields}))
+
+    def create_tag_concurrency_limit(self, tag: str, limit: int) -> Json:
+        return _object(self.post("concurrency_limits/", {"tag": tag, "concurrency_limit": limit}))
+
+    def take_slots(self, name: str, number: int) -> None:
+        """Take so many slots of a global concurrency limit."""
+        self.post("v2/concurrency_limits/increment", {"names": [name], "slots": number})
+
     def heartbeat(self, pool: str, worker: str, interval_seconds: int | None = None) -> None:
         """Beat as a worker: it is ONLINE until three intervals (of 30 s when not given) have passed."""
         body: Json = {"name": worker}

@@ -60,6 +60,7 @@ ENDPOINTS = {
     "POST /api/flow_runs/filter",
     "POST /api/flows/filter",
     "POST /api/task_runs/filter",
+    "POST /api/v2/concurrency_limits/filter",
     "POST /api/work_pools/*/workers/filter",
     "POST /api/work_pools/filter",
     "POST /api/work_queues/filter",

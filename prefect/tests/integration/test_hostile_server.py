@@ -18,6 +18,8 @@ from lab.forked_checks import ForkedChecks
 from lab.hostile import (
     DEPLOYMENT_ID,
     EVERYWHERE,
+    LIMIT_ID,
+    LIMITS,
     POOL_ID,
     QUEUE_ID,
     WORKER_ID,
@@ -38,7 +40,7 @@ HEALTH, READY, VERSION, TOKEN = "/health", "/ready", "/admin/version", "/csrf-to
 POOLS, QUEUES, FLOWS, EVENTS = "/work_pools/filter", "/work_queues/filter", "/flows/filter", "/events/filter"
 DEPLOYMENTS, FLOW_RUNS, TASK_RUNS = "/deployments/filter", "/flow_runs/filter", "/task_runs/filter"
 DEPLOYMENTS_COUNT, HISTORY, NEXT_EVENTS = "/deployments/count", "/flow_run_states/", "/events/filter/next"
-LISTS = (POOLS, WORKERS, QUEUES, DEPLOYMENTS, FLOW_RUNS, TASK_RUNS, EVENTS)
+LISTS = (POOLS, WORKERS, QUEUES, LIMITS, DEPLOYMENTS, FLOW_RUNS, TASK_RUNS, EVENTS)
 MOST_PATHS = (HEALTH, READY, VERSION, *LISTS, DEPLOYMENTS_COUNT)
 
 NO_TOKEN = answers.whole(b'{"detail":"Missing CSRF token."}', status=403)
@@ -293,6 +295,7 @@ LEFT = {
     POOLS: (POOL_ID, "work_pool.is_ready"),
     WORKERS: (WORKER_ID, "work_pool.worker.is_online"),
     QUEUES: (QUEUE_ID, "work_queue.is_ready"),
+    LIMITS: (LIMIT_ID, "concurrency_limit.is_active"),
     DEPLOYMENTS: (DEPLOYMENT_ID, "deployment.is_ready"),
     FLOW_RUNS: (DEPLOYMENT_ID, "flow_runs.running"),
 }

@@ -59,6 +59,7 @@ def gauges(result: CheckRunResult) -> set[tuple[str, frozenset[str]]]:
         ("/work_pools/filter", 500, ("work_pool.", "deployment."), ("work pools", "workers", "deployments")),
         ("/workers/filter", 500, ("work_pool.worker",), ("workers",)),
         ("/work_queues/filter", 500, ("work_queue.",), ("work queues", "backlogs", "concurrency")),
+        ("/concurrency_limits/filter", 500, ("concurrency_limit.",), ("concurrency limits",)),
         ("/deployments/filter", 500, ("deployment.",), ("deployments",)),
         (
             "/flow_runs/filter",

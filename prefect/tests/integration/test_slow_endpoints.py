@@ -99,6 +99,7 @@ CASES = (
     Case("/work_pools/filter$", ("work_pool.", "deployment."), ("work pools", "workers", "deployments")),
     Case("/workers/filter$", ("work_pool.worker",), ("workers",)),
     Case("/work_queues/filter$", ("work_queue.",), ("work queues", "backlogs", "concurrency")),
+    Case("/concurrency_limits/filter$", ("concurrency_limit.",), ("concurrency limits",)),
     Case(
         "/events/filter$",
         (*COUNTED, "deployment.", "events"),

@@ -75,6 +75,8 @@ class RestlessServer:
             # Those of earlier looks are gone, also to who asks for them by their ids.
             there = set(self._new("q")) & set(self._wanted(body, "q"))
             return [{"id": q, "name": q, "status": "READY", "last_polled": now} for q in sorted(there)]
+        if path.endswith("/concurrency_limits/filter"):
+            return [{"id": name, "name": name, "limit": 5, "active_slots": 1} for name in self._new("l")]
         if path == "/task_runs/filter":
             return [] if "end_time" in body["task_runs"] else [self._run(name) for name in self._active(body, "t")]
         if path == "/flow_runs/filter":

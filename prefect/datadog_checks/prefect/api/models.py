@@ -81,14 +81,19 @@ class ApiModel(BaseModel):
     essential: ClassVar[tuple[str, ...]] = ()
 
 
+class ApiObject(ApiModel):
+    """An object that the server knows by its id, the one field that cannot be missing."""
+
+    id: str
+
+
 class StateDetails(ApiModel):
     scheduled_time: Moment | None = None
 
 
-class State(ApiModel):
+class State(ApiObject):
     """A state of a run, as in its history."""
 
-    id: str
     type: StateType
     name: Name | None = None
     timestamp: Moment
@@ -106,10 +111,9 @@ class FlowRunPolicy(ApiModel):
     retry_type: str | None = None
 
 
-class FlowRun(ApiModel):
+class FlowRun(ApiObject):
     essential = ("state_type",)
 
-    id: str
     name: Name | None = None
     flow_id: str | None = None
     deployment_id: str | None = None
@@ -129,10 +133,9 @@ class FlowRun(ApiModel):
     empirical_policy: FlowRunPolicy | None = None
 
 
-class WorkPool(ApiModel):
+class WorkPool(ApiObject):
     essential = ("name", "status")
 
-    id: str
     # Whole, since the server is asked by it.
     name: str | None = None
     type: Name | None = None
@@ -140,19 +143,17 @@ class WorkPool(ApiModel):
     default_queue_id: str | None = None
 
 
-class Worker(ApiModel):
+class Worker(ApiObject):
     essential = ("status", "last_heartbeat_time")
 
-    id: str
     name: Name | None = None
     status: Literal["ONLINE", "OFFLINE"] | None = None
     last_heartbeat_time: Moment | None = None
 
 
-class WorkQueue(ApiModel):
+class WorkQueue(ApiObject):
     essential = ("name", "status")
 
-    id: str
     name: Name | None = None
     priority: Whole | None = None
     concurrency_limit: Whole | None = None
@@ -162,10 +163,9 @@ class WorkQueue(ApiModel):
     work_pool_name: str | None = None
 
 
-class Deployment(ApiModel):
+class Deployment(ApiObject):
     essential = ("name", "status")
 
-    id: str
     name: Name | None = None
     flow_id: str | None = None
     paused: bool | None = None
@@ -176,10 +176,30 @@ class Deployment(ApiModel):
     updated: Moment | None = None
 
 
-class Flow(ApiModel):
+class ConcurrencyLimit(ApiObject):
+    """A global concurrency limit."""
+
+    essential = ("name", "limit", "active_slots")
+
+    name: Name | None = None
+    limit: Whole | None = None
+    active_slots: Whole | None = None
+    active: bool | None = None
+
+
+class TagConcurrencyLimit(ApiObject):
+    """A concurrency limit of task runs with a tag; `active_slots` are the ids of those that hold a slot."""
+
+    essential = ("tag", "concurrency_limit")
+
+    tag: Name | None = None
+    concurrency_limit: Whole | None = None
+    active_slots: list[str] = Field(default_factory=list)
+
+
+class Flow(ApiObject):
     essential = ("name",)
 
-    id: str
     name: Name | None = None
 
 
@@ -199,12 +219,11 @@ class TaskRunPayload(ApiModel):
     task_inputs: dict[str, list[TaskInput]] = Field(default_factory=dict)
 
 
-class TaskRun(TaskRunPayload):
+class TaskRun(ApiObject, TaskRunPayload):
     """The task run as the server has it."""
 
     essential = ("state_type",)
 
-    id: str
     flow_run_id: str | None = None
     state_type: StateType | None = None
     state_name: Name | None = None
@@ -230,8 +249,7 @@ class EventPayload(ApiModel):
     task_run: TaskRunPayload | None = None
 
 
-class Event(ApiModel):
-    id: str
+class Event(ApiObject):
     event: str
     occurred: Moment
     resource: Labels = Field(default_factory=dict)

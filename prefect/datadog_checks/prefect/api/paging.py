@@ -13,7 +13,7 @@ from cachetools import FIFOCache
 from .answers import read_objects
 from .client import Client
 from .errors import Rejected, RequestFailed, UnreadableAnswer
-from .models import Deployment, Flow, FlowRun, TaskRun, Worker, WorkPool, WorkQueue, utc_text
+from .models import ApiObject, utc_text
 
 DEFAULT_PAGE_SIZE = 200
 RESTARTS = 3
@@ -29,7 +29,7 @@ FAR_OFFSET = 1_000_000
 MOST_UNREADABLE = 10_000
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-Object = TypeVar("Object", Deployment, Flow, FlowRun, TaskRun, Worker, WorkPool, WorkQueue)
+Object = TypeVar("Object", bound=ApiObject)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from .check_run import CheckRun
 from .client import Client
 from .errors import NotPrefect, Rejected, RequestFailed, UnexpectedAnswer, UnreadableAnswer
 from .models import (
+    ConcurrencyLimit,
     Deployment,
     Event,
     EventPage,
@@ -22,6 +23,7 @@ from .models import (
     FlowRun,
     Oddities,
     State,
+    TagConcurrencyLimit,
     TaskRun,
     Worker,
     WorkPool,
@@ -29,6 +31,7 @@ from .models import (
     utc_text,
 )
 from .paging import MOST_OBJECTS, Order, Page, Pager, is_uuid
+from .versions import lists_tag_limits_as_global
 
 EVENTS_PAGE_SIZE = 50  # the most that the server gives
 EVENTS_KEPT = timedelta(days=7)
@@ -63,6 +66,7 @@ class PrefectApi:
         self._client = client
         self._pager = Pager(client)
         self._events_at_once = EVENTS_PAGE_SIZE
+        self._version = ""
 
     @property
     def url(self) -> str:
@@ -105,6 +109,7 @@ class PrefectApi:
             raise
         except UnexpectedAnswer:
             raise NotPrefect(self.url, "its answer to GET /admin/version is no version") from None
+        self._version = version
         return version
 
     def work_pools(self) -> list[WorkPool]:
@@ -113,13 +118,24 @@ class PrefectApi:
     def workers(self, pool_name: str, alive_since: datetime) -> list[Worker]:
         """The pool's workers whose last heartbeat is not older than `alive_since`."""
         path = f"/work_pools/{quote(pool_name, safe='')}/workers/filter"
-        return self._pager.by_offset(Worker, path, _heartbeat_after(alive_since))
+        criteria = {"last_heartbeat_time": {"after_": utc_text(alive_since)}}
+        return self._pager.by_offset(Worker, path, {"workers": criteria})
 
     def work_queues(self) -> list[WorkQueue]:
         return self._pager.by_offset(WorkQueue, "/work_queues/filter", {})
 
     def work_queues_by_id(self, ids: Collection[str]) -> list[WorkQueue]:
         return list(self._pager.by_ids(WorkQueue, "/work_queues/filter", "work_queues", ids))
+
+    def concurrency_limits(self) -> list[ConcurrencyLimit]:
+        """The global concurrency limits, those of tags (`tag:…`) and deployments (`deployment:…`) among them."""
+        return self._pager.by_offset(ConcurrencyLimit, "/v2/concurrency_limits/filter", {})
+
+    def tag_concurrency_limits(self) -> list[TagConcurrencyLimit]:
+        """The concurrency limits of tags; none where the global ones are known to have them."""
+        if lists_tag_limits_as_global(self._version):
+            return []
+        return self._pager.by_offset(TagConcurrencyLimit, "/concurrency_limits/filter", {})
 
     def deployments(self, sort: str, offset: int, at_most: int) -> Page[Deployment]:
         """A page of deployments; they take the server longer than anything else, some 10 ms each."""
@@ -362,10 +378,6 @@ def _all(pages: Iterator[list[Item]]) -> list[Item]:
         if len(found) > MOST_OBJECTS:
             raise RequestFailed("reading page by page", f"there are more than {MOST_OBJECTS} objects")
     return found
-
-
-def _heartbeat_after(moment: datetime) -> dict[str, Any]:
-    return {"workers": {"last_heartbeat_time": {"after_": utc_text(moment)}}}
 
 
 def _read_scalar(body: bytes) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import Collector, Context
+from .concurrency_limits import ConcurrencyLimits
 from .counted import FeedCollector
 from .deployments import Deployments
 from .events import Events
@@ -16,6 +17,7 @@ COLLECTORS: tuple[type[Collector], ...] = (
     WorkPools,
     Workers,
     WorkQueues,
+    ConcurrencyLimits,
     FlowRunTransitions,
     TaskRunTransitions,
     Events,

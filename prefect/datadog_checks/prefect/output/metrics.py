@@ -61,6 +61,7 @@ class Metric:
 
 POOL = "work_pool_id, work_pool_name"
 QUEUE = f"work_queue_id, work_queue_name, work_queue_priority, {POOL}"
+LIMIT = "concurrency_limit_id, concurrency_limit_name, concurrency_limit_type"
 FLOW_RUN = f"deployment_id, deployment_name, flow_id, flow_name, {POOL}, work_queue_id, work_queue_name"
 DEPLOYMENT = f"{FLOW_RUN}, is_paused"
 TASK_RUN = f"{FLOW_RUN}, task_key, task_name"
@@ -81,6 +82,10 @@ def _worker(name: str, unit: str, description: str, short_name: str, orientation
 
 def _queue(name: str, description: str, short_name: str, orientation: Literal[-1, 0, 1] = 0) -> Metric:
     return Metric(f"work_queue.{name}", "gauge", "", QUEUE, description, short_name, orientation)
+
+
+def _limit(name: str, unit: str, description: str, short_name: str, orientation: Literal[-1, 0, 1] = 0) -> Metric:
+    return Metric(f"concurrency_limit.{name}", "gauge", unit, LIMIT, description, short_name, orientation)
 
 
 def _run_metrics(family: str, noun: str, tags: str) -> Iterator[Metric]:
@@ -196,6 +201,11 @@ def _declare() -> Iterator[Metric]:
         "concurrency in use",
         orientation=-1,
     )
+
+    yield _limit("limit", "", "Number of slots of the concurrency limit.", "slots")
+    yield _limit("active_slots", "", "Number of slots of the concurrency limit that are taken.", "active slots")
+    yield _limit("in_use", "percent", "Share of the slots of the concurrency limit that are taken.", "slots in use", -1)
+    yield _limit("is_active", "", "1 when the global concurrency limit is enforced, else 0.", "limit active")
 
     yield Metric(
         "deployment.is_ready",
