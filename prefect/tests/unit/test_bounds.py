@@ -148,7 +148,7 @@ def test_a_server_on_which_everything_comes_and_goes_fills_neither_memory_nor_ca
     monkeypatch.setattr(task_runs, "REMEMBERED", 200)
     monkeypatch.setattr(submitter, "MOST_TAG_SETS", 100)
     monkeypatch.setattr(event_feed, "MOST_REMEMBERED", 100)
-    monkeypatch.setattr(event_feed, "MOST_FORETOLD", 100)
+    monkeypatch.setattr(event_feed, "MOST_EXPECTED", 100)
     server, watching, sizes = RestlessServer(), agent(prefect_url=URL), []
     with answered_by(server):
         for _ in range(30):

@@ -92,11 +92,11 @@ def test_an_hour_of_a_hundred_task_transitions_a_second_takes_less_than_a_megaby
         seen.add(f"key {index}", after(index * 3600 / number))
     assert number <= event_feed.MOST_REMEMBERED
     seen.coarsen_but_newest(event_feed.MOST_IN_FULL)
-    foretold = SeenKeys()
-    for index in range(event_feed.MOST_FORETOLD):
-        foretold.add(f"key {index}", after(index * 600 / event_feed.MOST_FORETOLD))
-    foretold.coarsen_but_newest(event_feed.MOST_FORETOLD_IN_FULL)
-    size = len(json.dumps({"seen": seen.pack(), "counted": foretold.pack()}))
+    expected = SeenKeys()
+    for index in range(event_feed.MOST_EXPECTED):
+        expected.add(f"key {index}", after(index * 600 / event_feed.MOST_EXPECTED))
+    expected.coarsen_but_newest(event_feed.MOST_EXPECTED_IN_FULL)
+    size = len(json.dumps({"seen": seen.pack(), "counted": expected.pack()}))
     assert 500_000 < size < 1_000_000
 
 

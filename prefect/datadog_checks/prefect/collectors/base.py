@@ -26,7 +26,7 @@ from datadog_checks.prefect.state_store import StateStore
 class Context:
     """What collectors share.
 
-    `warn` puts a line into the check's status; `log_unforeseen` logs where an error of no known kind came from, once.
+    `warn` adds a warning to the check's status. `log_unforeseen` logs an unexpected error with its traceback, once.
     """
 
     api: PrefectApi
@@ -42,17 +42,17 @@ class Context:
 
     @contextmanager
     def leaving_out(self, model: type[ApiModel], identity: str) -> Iterator[None]:
-        """Leave an object out for good that cannot be evaluated, instead of all that is beside it.
+        """Leave out one object that cannot be evaluated, instead of all objects beside it.
 
-        Errors of requests are not the object's, and are passed on.
+        Errors of requests are not about the object, and are raised.
         """
         try:
             yield
         except ApiError:
             raise
-        except Exception as error:  # of a type that depends on what is in the object
+        except Exception as error:  # the type depends on what is in the object
             self.log_unforeseen(error)
-            # What it says may be what is in the object.
+            # The error's text is not shown: it may hold data of the object.
             self.api.oddities.leave_out(model, f"it cannot be evaluated ({type(error).__name__})", identity)
 
     def now(self) -> datetime:
@@ -63,13 +63,14 @@ class Context:
 class Collector(ABC):
     """Collects one layer of a Prefect server.
 
-    `subject` says what is missing when it fails; `owned` names the metrics that it alone submits. The framework calls
-    `collect` in each check run, submits the sheet if it did not raise, and then calls `commit`.
+    `subject` says in a warning what is missing when the collector fails. `owned` lists the metrics that only this
+    collector submits. In each check run, `check.py` calls `collect`, submits the sheet if nothing was raised, and then
+    calls `commit`.
     """
 
     subject: ClassVar[str]
     owned: ClassVar[tuple[str, ...]]
-    # What was found and not taken, of a collector that can go on with it in the same check run.
+    # The number of events left, if the collector can go on in the same check run.
     behind = 0
 
     def __init__(self, context: Context) -> None:
@@ -77,11 +78,11 @@ class Collector(ABC):
 
     @abstractmethod
     def collect(self, sheet: Sheet) -> None:
-        """Put what is to be submitted on the sheet. Raises `ApiError`; then nothing of the sheet is submitted."""
+        """Put samples on the sheet. If this raises `ApiError`, nothing on the sheet is submitted."""
 
     def go_on(self, sheet: Sheet) -> None:
-        """Collect more of what the collector is `behind` with. Raises as `collect` does."""
+        """Collect more if the collector is `behind`. Raises as `collect` does."""
         self.collect(sheet)
 
     def commit(self) -> None:  # noqa: B027 - most collectors have nothing to remember
-        """Remember what was submitted, so that it is not collected again."""
+        """Remember that the sheet was submitted, so that nothing on it is collected again."""

@@ -15,7 +15,7 @@ DEPLOYMENT_PREFIX = "deployment:"
 
 
 class ConcurrencyLimits(Collector):
-    """How large each limit is, and how many of its slots are taken, as the server keeps it."""
+    """The size of each limit, and how many of its slots are taken, as the server reports it."""
 
     subject = "concurrency limits"
     owned = (

@@ -1,4 +1,4 @@
-"""What collectors share that take each event, or count each transition, once."""
+"""The bases of collectors that take each event once, or count each transition once."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class FeedCollector(Collector):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._taken: list[Event] = []
-        # The ids of events that are to be given out again.
+        # Ids of events that the feed should give out again.
         self.put_off: set[str] = set()
-        # Whether nothing has happened since all events were taken.
+        # Whether nothing has happened on the server since all events were taken.
         self.is_quiet = False
-        # As many events as there is time for, as far as that is known.
+        # How many events one turn takes; fewer after a turn that ran out of time.
         self._at_once = MOST_READ_AT_ONCE
         try:
             self.restore(context.store.load(self.document()))
@@ -42,10 +42,10 @@ class FeedCollector(Collector):
     @classmethod
     @abstractmethod
     def document_of(cls, settings: Settings) -> str:
-        """The name of the stored state of an instance with these settings."""
+        """The name of the stored state for these settings."""
 
     def document(self) -> str:
-        """The name of its stored state."""
+        """The name of the collector's stored state."""
         return self.document_of(self.context.settings)
 
     @abstractmethod
@@ -54,13 +54,13 @@ class FeedCollector(Collector):
 
     @abstractmethod
     def take(self, sheet: Sheet, events: list[Event]) -> int:
-        """Put on the sheet what the events mean, but for those that are `put_off`.
+        """Put samples for these events on the sheet, except for those that it adds to `put_off`.
 
-        Returns how many of them, from the first on, there was time for.
+        Returns for how many of the events, from the first on, there was time.
         """
 
     def watches(self) -> bool:
-        """Whether `EventActivity` counts all events that are read here."""
+        """Whether `EventActivity` covers all events that are read here."""
         return True
 
     def collect(self, sheet: Sheet) -> None:
@@ -96,29 +96,30 @@ class FeedCollector(Collector):
         self.context.store.save(self.document(), self.memory())
 
     def memory(self) -> Document:
-        """What is to be remembered."""
+        """The state to store."""
         return self._feed.document()
 
     def restore(self, saved: Document | None) -> None:
-        """Begin where `memory` was saved, or anew; what it raises for one that it did not write means the latter."""
+        """Begin where `memory` was saved, or anew. May raise anything if `saved` is damaged."""
         settings = self.context.settings
         reach = Reach(settings.event_lookback, settings.max_catch_up)
         activity = self.context.event_activity if self.watches() else None
         self._feed = EventFeed(self.context.api, self.criteria(), saved, reach, self.key_of, activity)
 
     def key_of(self, event: Event) -> str:
-        """Names what an event tells."""
+        """The key under which the feed remembers an event."""
         return event.id
 
 
 class TransitionCollector(FeedCollector):
-    """Counts each transition once, by two witnesses: its event, and the run object where the event is late or lost.
+    """Counts each transition once, from its event or from the run object.
 
-    A run object shows a transition at once, but only the last of its kind; events show all, but later, and a server
-    under pressure drops some.
+    A run object shows a transition at once, but only the last one of its kind. Events show all, but later, and a server
+    under load loses some. If the object comes first, the feed notes the key of the event, so that the event adds
+    nothing when it arrives.
     """
 
-    # A server under load may commit an object some time after the end that it tells of.
+    # A server under load may store an end some time after it happened.
     overlap = timedelta(minutes=2)
 
     def restore(self, saved: Document | None) -> None:
@@ -131,24 +132,24 @@ class TransitionCollector(FeedCollector):
 
     @abstractmethod
     def take_objects(self, sheet: Sheet, since: datetime) -> bool:
-        """Put on the sheet what the objects of runs tell that are not over, or ended after `since`.
+        """Put samples on the sheet for runs that have not ended, and for runs that ended after `since`.
 
-        Returns whether all of these were read.
+        Returns whether all of these runs were read.
         """
 
     @abstractmethod
     def identity(self, transition: Transition) -> str:
-        """Names the run in its events and in its object alike."""
+        """A name for the run that its events and its object share."""
 
     def transition_of(self, event: Event) -> Transition | None:
-        """What `transitions.transition_of` gives."""
+        """The transition in the event, as `transitions.transition_of` reads it."""
         return self._told_by(event)[0]
 
     def key_of(self, event: Event) -> str:
         return self._told_by(event)[1]
 
     def _told_by(self, event: Event) -> tuple[Transition | None, str]:
-        """The transition and its key, made out once in a check run."""
+        """The transition and its key, cached during a check run."""
         if event.id not in self._told:
             transition = transition_of(event)
             if transition and not is_uuid(transition.run_id):
@@ -158,11 +159,11 @@ class TransitionCollector(FeedCollector):
         return self._told[event.id]
 
     def times_of(self, transition: Transition) -> Sequence[datetime]:
-        """The times under which it may have been counted."""
+        """The times with which it may have been counted."""
         return (transition.at,)
 
     def is_counted(self, transition: Transition) -> bool:
-        """Whether it was counted, or is of a time for which that cannot be told any more, or not yet."""
+        """Whether it was counted, or lies outside of the time for which this is known."""
         return any(self._is_counted_at(transition, at) for at in self.times_of(transition))
 
     def _is_counted_at(self, transition: Transition, at: datetime) -> bool:
@@ -170,14 +171,14 @@ class TransitionCollector(FeedCollector):
         return not self._feed.reaches(at) or self._feed.has(key, at)
 
     def remember(self, transition: Transition) -> None:
-        """From now on it is counted, if this check run gets as far as `commit`."""
-        self._feed.foretell(self._key(transition, transition.at), transition.at)
+        """Note that it is counted. Without `commit`, the note is dropped."""
+        self._feed.expect(self._key(transition, transition.at), transition.at)
 
     def _key(self, transition: Transition, at: datetime) -> str:
         return f"{self.identity(transition)} {transition.phase} {at.timestamp():.6f}"
 
     def go_on(self, sheet: Sheet) -> None:
-        """Take more events; the objects have been looked at in this check run."""
+        """Take more events. The run objects were read earlier in this check run."""
         self._told.clear()
         self._about_no_run.clear()
         super().collect(sheet)
@@ -189,7 +190,7 @@ class TransitionCollector(FeedCollector):
         self.go_on(sheet)
         since, through = self._feed.window_start, self._objects_through
         self._objects_read_at = self.context.now()
-        # Since the server's clock was set back, runs may have ended at times that were looked at before.
+        # If the server's clock was set back, runs may have ended in a span that was read before.
         if through is not None and through <= self._objects_read_at:
             since = max(since, through - self.overlap)
         try:
@@ -198,7 +199,7 @@ class TransitionCollector(FeedCollector):
             has_read_all = False
             self.context.warn(f"{self.subject}, as far as runs tell of them: {error}")
         if not has_read_all:
-            # What the events told is complete; the objects are looked at again next time, from where they stood.
+            # The events are complete. The next check run reads the objects from the same time on.
             self._objects_read_at = through
 
     def commit(self) -> None:

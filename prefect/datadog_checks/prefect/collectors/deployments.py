@@ -8,7 +8,7 @@ from .base import Collector
 
 
 class Deployments(Collector):
-    """Whether each deployment is ready, as the server keeps it."""
+    """Whether each deployment is ready, as the server reports it."""
 
     subject = "deployments"
     owned = ("deployment.is_ready",)

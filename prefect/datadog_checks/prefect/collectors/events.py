@@ -1,4 +1,4 @@
-"""Prefect's events, handed on as Datadog events."""
+"""Prefect's events, submitted as Datadog events."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .counted import FeedCollector
 
 
 class Events(FeedCollector):
-    """Changes of state and readiness, or what `event_names` selects. It runs only with `collect_events`."""
+    """Changes of state and readiness, or the events that `event_names` selects. Runs only with `collect_events`."""
 
     subject = "events"
     owned = ()
 
     @classmethod
     def document_of(cls, settings: Settings) -> str:
-        # Another selection is another feed: what it newly takes must not be looked for in the past.
+        # Another selection is another feed: events that it newly selects must not come from the past.
         names = json.dumps(settings.filters.events.patterns())
         return "events_" + hashlib.sha256(names.encode()).hexdigest()[:8]
 
@@ -56,7 +56,7 @@ class Events(FeedCollector):
         return names.takes(event.event)
 
     def _tags(self, event: Event) -> Tags | None:
-        """The tags that metrics of the event's resource have; None for what the instance does not want."""
+        """The tags that metrics of the event's resource have; None if the instance filters it out."""
         inventory = self.context.inventory
         kind, identity = resource_kind_and_id(event.resource.get("prefect.resource.id")) or ("", "")
         name = event.resource.get("prefect.resource.name")
@@ -80,7 +80,7 @@ class Events(FeedCollector):
 
 
 def flow_run_id_of(event: Event) -> str | None:
-    """The flow run that an event is about, or that its task run belongs to."""
+    """The flow run that an event is about, or to which its task run belongs."""
     kind, identity = resource_kind_and_id(event.resource.get("prefect.resource.id")) or ("", "")
     if kind == "flow-run":
         return identity

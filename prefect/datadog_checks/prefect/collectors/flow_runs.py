@@ -1,4 +1,4 @@
-"""Flow runs: how many there are in which state, and what became of them."""
+"""Flow runs: how many are in each state, and how they started and ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from datadog_checks.prefect.tags import RunTags, Tags
 from .base import Collector, Context
 from .counted import TransitionCollector
 
-# So often a run's history is asked for before its transitions are counted without it.
+# Attempts to read a run's history before its transitions are counted without it.
 MOST_TRIES = 4
 
 STATE_GAUGES = {"PENDING": "flow_runs.pending", "RUNNING": "flow_runs.running", "PAUSED": "flow_runs.paused"}
@@ -49,7 +49,7 @@ class FlowRunStates(Collector):
 
 
 class ScheduledFlowRuns(Collector):
-    """The runs that are scheduled, for now or for later; nothing for a deployment whose runs were not counted yet."""
+    """Scheduled runs, due or planned for later. A deployment whose runs are not counted yet has no value."""
 
     subject = "scheduled flow runs"
     owned = ("flow_runs.scheduled",)
@@ -83,7 +83,7 @@ class ScheduledFlowRuns(Collector):
             )
 
     def _is_counted(self, deployment_id: str | None) -> bool:
-        """Whether all runs of this deployment, or of none, are known; one that is gone has nothing planned."""
+        """Whether all runs of this deployment (or without one) are known. A deleted deployment has nothing planned."""
         mirrored = self.context.deployments
         return self._planned.knows(deployment_id) or (mirrored.is_complete and deployment_id not in mirrored.known)
 
@@ -107,7 +107,7 @@ class FlowRunTransitions(TransitionCollector):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._histories: dict[str, list[State]] = {}
-        # How often the history that an event needs could not be read.
+        # Failed attempts to read the history that an event needs.
         self._tries: Counter[str] = Counter()
 
     @classmethod
@@ -139,7 +139,7 @@ class FlowRunTransitions(TransitionCollector):
                 with self.context.leaving_out(Event, event.id):
                     self._take(sheet, event, transition, runs.get(transition.run_id))
             except OutOfTime:
-                # For the history of this run; others may not need theirs.
+                # There was no time for this run's history. Other runs may not need theirs.
                 self.put_off.add(event.id)
                 unread += 1
         if unread:
@@ -154,7 +154,7 @@ class FlowRunTransitions(TransitionCollector):
         try:
             self._count(sheet, transition, run, run_tags)
         except RequestFailed as error:
-            # It is the history of this run that cannot be had; the next check run tries again.
+            # Only this run's history failed; the next check run tries again.
             self._tries[event.id] += 1
             if self._tries[event.id] < MOST_TRIES:
                 self.put_off.add(event.id)
@@ -175,13 +175,13 @@ class FlowRunTransitions(TransitionCollector):
     def _count_end(self, sheet: Sheet, run: FlowRun, run_tags: RunTags) -> None:
         transitions = transitions_of_ended(run)
         if transitions is None and run.end_time:
-            # That the end was counted tells nothing: its event may have come, and an earlier one not.
+            # Whether the end was counted says nothing about earlier transitions, whose events may be lost.
             self._count_history_once(sheet, run, run_tags, run.end_time)
         for transition in transitions or ():
             self._count(sheet, transition, run, run_tags)
 
     def _count_starts(self, sheet: Sheet, run: FlowRun, run_tags: RunTags) -> None:
-        """Count what a run that is not over tells of how it came to run."""
+        """Count the starts of a run that has not ended."""
         entered = run.state.timestamp if run.state else None
         if entered is None or not run.run_count:
             return
@@ -191,19 +191,19 @@ class FlowRunTransitions(TransitionCollector):
             self._count_history_once(sheet, run, run_tags, entered)
 
     def _count_history_once(self, sheet: Sheet, run: FlowRun, run_tags: RunTags, until: datetime) -> None:
-        """Count what a run's history tells, once for each last state, which it entered at `until`."""
+        """Count the transitions in a run's history, once for each last state, which it entered at `until`."""
         reading = f"history of {run.id} until {until}"
         if self._feed.has(reading, until):
             return
         self._count_history(sheet, run.id, run, run_tags, until)
         if until in {state.timestamp for state in self._history(run.id, until)}:
-            self._feed.foretell(reading, until)
+            self._feed.expect(reading, until)
 
     def _count(self, sheet: Sheet, transition: Transition, run: FlowRun | None, run_tags: RunTags) -> None:
-        """Put what a transition means on the sheet, unless it was counted before."""
+        """Put a transition's samples on the sheet, unless it was counted before."""
         if needs_history(transition, run) and not self.is_counted(transition):
             self._count_history(sheet, transition.run_id, run, run_tags, transition.at)
-        # The history has it too, unless it could not be had any more.
+        # The history has counted it too, unless the history is gone.
         history = self._histories.get(transition.run_id)
         self._add_outcome(sheet, transition, run, run_tags, history)
 
@@ -225,9 +225,9 @@ class FlowRunTransitions(TransitionCollector):
         self.remember(transition)
 
     def _history(self, run_id: str, reaching: datetime) -> list[State]:
-        """The run's history, read again where it was read before the run came into a state at this time."""
+        """The run's history, read again if the last reading does not reach this time."""
         if all(state.timestamp < reaching for state in self._histories.get(run_id, ())):
-            # What a deleted run went through is left in its events.
+            # A deleted run has left its events.
             self._histories[run_id] = self.context.api.flow_run_history(run_id) or history_of(
                 self.context.api.events_of([f"prefect.flow-run.{run_id}"])
             )

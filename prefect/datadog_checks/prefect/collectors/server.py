@@ -1,4 +1,4 @@
-"""The server itself: whether it lives, whether it is ready, and which version it is."""
+"""The server itself: health and readiness."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from datadog_checks.prefect.output.submitter import Sheet
 
 from .base import Collector
 
-# What each may take of a check run: 6 of 15 seconds, since a server may take 5 for an answer.
+# The share of a check run for each of the two: 6 of 15 seconds, since some servers take 5 s for an answer.
 SHARE = 2 / 5
 
 
 class Server(Collector):
-    """Health and readiness, which have a value also when nothing answers.
+    """Health and readiness. They have a value even if nothing answers.
 
-    Prefect Cloud has no endpoints for them: there health tells whether the API answers, and readiness has no value.
+    Prefect Cloud has no endpoints for them: there, health says whether the API answers, and readiness has no value.
     """
 
     subject = "health and readiness"
@@ -27,7 +27,7 @@ class Server(Collector):
             sheet.add("health", self._is(self._answers))
             return
         for gauge, ask in (("health", self.context.api.is_healthy), ("ready", self.context.api.is_ready)):
-            # Time for the other one stays, and for all that follow.
+            # This leaves time for the other one, and for all that follow.
             seconds, left = SHARE * self.context.settings.budget_seconds, self.context.api.seconds_left()
             with self.context.api.run.time.share(min(1.0, seconds / left) if left else 1.0):
                 sheet.add(gauge, self._is(ask))

@@ -1,4 +1,4 @@
-"""Task runs: how many there are in which state, and what became of them."""
+"""Task runs: how many are in each state, and how they started and ended."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from .counted import TransitionCollector
 
 STATE_GAUGES = {"PENDING": "task_runs.pending", "RUNNING": "task_runs.running", "PAUSED": "task_runs.paused"}
 
-# So many ended task runs are not read only to see that all are known. Whether they are is asked when the server has had
-# time to write down those whose events it shows, which a busy one does later; the overlap of looks is longer.
+# From so many ended task runs on, their number is compared first, and they are read only if it differs. Only ends older
+# than SETTLED_AFTER are compared: a busy server stores an end after it shows the event. `overlap` is longer than that.
 MANY = 100
 SETTLED_AFTER = timedelta(seconds=30)
-# A page of them.
+# A page of upstream task runs.
 UPSTREAM_AT_ONCE = 200
-# Where nothing runs, ended task runs whose events were lost are looked for only in one of so many check runs.
+# While nothing runs, only one in so many check runs looks for ended task runs whose events were lost.
 IDLE_RUNS_BETWEEN = 8
 
 
 class TaskRunStates(Collector):
-    """The task runs that are pending, running or paused now, without those that stand for subflows."""
+    """The task runs that are pending, running or paused now, without those that represent subflows."""
 
     subject = "pending, running and paused task runs"
     owned = tuple(STATE_GAUGES.values())
@@ -74,22 +74,22 @@ class TaskRunTransitions(TransitionCollector):
         "task_runs.dependency_wait_duration",
     )
 
-    # How long after its creation a task run that never runs, such as a cached one, ends at the latest. It has no end
-    # time that the server could be asked for.
+    # A task run that never runs, for example a cached one, has no end time to filter by. It ends at most so long after
+    # its creation.
     decided_within = timedelta(minutes=10)
-    # How long a start waits to be counted for the ends of the task runs before it, which a busy server may show later;
-    # the overlap of looks is longer.
+    # A start waits at most so long for the ends of its upstream task runs, which a busy server shows later; `overlap`
+    # is longer.
     patience = timedelta(minutes=1)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._objects_tell_ends = True
-        # The task runs whose start is known, and when those of them ended whose ends are still looked at again.
+        # Task runs whose start is known, and the ends of those that may be read again.
         self._started: FIFOCache[str, None] = FIFOCache(REMEMBERED)
         self._ends: dict[str, datetime] = {}
-        # The same of objects whose ends this check run has counted.
+        # Ends that this check run counted from objects.
         self._ends_read: dict[str, datetime] = {}
-        # So that the first check run looks.
+        # The first check run looks for lost events.
         self._idle_runs = -1
         self._first_starts: FIFOCache[str, datetime] = FIFOCache(REMEMBERED)
 
@@ -98,7 +98,7 @@ class TaskRunTransitions(TransitionCollector):
         return "task_runs"
 
     def criteria(self) -> dict[str, Any]:
-        # One of three, and none that counts.
+        # A third of the events, and no metric needs them.
         return {"event": {"prefix": ["prefect.task-run."], "exclude_name": ["prefect.task-run.Pending"]}}
 
     def identity(self, transition: Transition) -> str:
@@ -150,12 +150,12 @@ class TaskRunTransitions(TransitionCollector):
         return True
 
     def commit(self) -> None:
-        # Not before: one whose end is known is not read again, even if it was not counted. An event is.
+        # Only now: an object with a known end is not read again, even if its end was not counted. An event is.
         self._ends.update(self._ends_read)
         super().commit()
 
     def _is_too_early(self, transition: Transition, ends: Mapping[str, datetime]) -> bool:
-        """Whether it is a start of which it is still to be known since when it could."""
+        """Whether it is a recent start, and the end of an upstream task run is still missing."""
         if not starts_task(transition) or ends.keys() >= upstream_ids(transition):
             return False
         return transition.at > self.context.now() - self.patience and not self.is_counted(transition)
@@ -166,7 +166,7 @@ class TaskRunTransitions(TransitionCollector):
         start = task_start(task_run, task_run.start_time)
         if task_run.run_count == 1 or self.is_counted(start):
             return start
-        # Where several processes ran it in turn, the last of them has set the start time.
+        # If several processes ran it in turn, the last one has set the start time.
         first = self._first_running(task_run.id)
         return task_start(task_run, first) if first else None
 
@@ -187,14 +187,14 @@ class TaskRunTransitions(TransitionCollector):
         settled = now - SETTLED_AFTER
         known = sum(at <= settled for at in self._ends.values())
         try:
-            # As many as are known by all their events: none of these was lost. The latest are looked at later.
+            # If as many ended as are known from events, no event was lost. The latest ends are compared later.
             is_known = len(self._ends) >= MANY and self.context.api.count_ended_task_runs(since, settled) == known
             ran = [] if is_known else self.context.api.ended_task_runs(since)
             return ran + self.context.api.task_runs_that_never_ran(TERMINAL, since - self.decided_within)
         except Rejected as refusal:
             if refusal.status != 422:
                 raise
-            # Servers before 3.6.22 cannot be asked for it: there events are the only witness of ends.
+            # Servers before 3.6.22 have no such filter: there, only events tell of ends.
             self._objects_tell_ends = False
             return []
 
@@ -203,7 +203,7 @@ class TaskRunTransitions(TransitionCollector):
         return self.context.inventory.tags_by_run_id(run_ids)
 
     def _count(self, sheet: Sheet, transition: Transition, run_tags: RunTags | None, ends: dict[str, datetime]) -> None:
-        """Put what a transition means on the sheet, unless it was counted before."""
+        """Put a transition's samples on the sheet, unless it was counted before."""
         if run_tags is None or self.is_counted(transition):
             return
         upstream_end = latest_end(upstream_ids(transition), ends)
@@ -212,21 +212,21 @@ class TaskRunTransitions(TransitionCollector):
         self.remember(transition)
 
     def times_of(self, transition: Transition) -> Sequence[datetime]:
-        # Where a worker's clock ticks coarsely, as on Windows, Prefect may put the state RUNNING a microsecond after
-        # the start time that it gives to the run, so that no two states share a time.
+        # If a worker's clock ticks coarsely, as on Windows, Prefect moves the RUNNING state a microsecond behind the
+        # run's start time, so that no two states have the same time.
         at = transition.at
         return (at, at + INSTANT, at - INSTANT) if transition.runs else (at,)
 
     def _upstream_ends(self, transitions: Collection[Transition]) -> dict[str, datetime]:
-        """When the upstream task runs of those that start ended, by their ids."""
+        """The ends of the upstream task runs of starts, by id."""
         upstream = {identity for change in transitions if starts_task(change) for identity in upstream_ids(change)}
         ends = ends_of(transitions)
         missing = sorted(upstream - ends.keys())
-        # One that ended without having run has no end time, and its event may still be on the way.
+        # A task run that ended without having run has no end time, and its event may still be on the way.
         entered: dict[str, datetime] = {}
         stop_at = self.context.api.seconds_left() / 2
         for position in range(0, len(missing), UPSTREAM_AT_ONCE):
-            # A task run may name any number of others, known or not.
+            # A task run may refer to any number of others.
             if self.context.api.seconds_left() < stop_at:
                 break
             self._read_upstream(missing[position : position + UPSTREAM_AT_ONCE], ends, entered)
@@ -239,7 +239,7 @@ class TaskRunTransitions(TransitionCollector):
             if run.entered_terminal_at:
                 entered[run.id] = run.entered_terminal_at
         if missing := set(ids) - ends.keys():
-            # The server records a task run's end apart from the event, and later where it is busy.
+            # A busy server stores a task run's end later than its event.
             events = self.context.api.events_of([f"prefect.task-run.{identity}" for identity in missing])
             ends.update(ends_of(transition for event in events if (transition := transition_of(event))))
 
@@ -250,12 +250,12 @@ def counts(transition: Transition) -> bool:
 
 
 def ends_of(transitions: Iterable[Transition]) -> dict[str, datetime]:
-    """When task runs ended, by their ids."""
+    """The ends among these transitions, by task run id."""
     return {transition.run_id: transition.at for transition in transitions if transition.ends}
 
 
 def latest_end(upstream: Collection[str], ends: dict[str, datetime]) -> datetime | None:
-    """When the last of these task runs ended; None where there are none, or where it is not known of all."""
+    """The latest end of these task runs; None if there are none, or an end is unknown."""
     if not upstream or not ends.keys() >= set(upstream):
         return None
     return max(ends[identity] for identity in upstream)

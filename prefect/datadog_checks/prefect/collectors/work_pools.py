@@ -18,12 +18,12 @@ STATUS_GAUGES = {
     "NOT_READY": "work_pool.is_not_ready",
     "PAUSED": "work_pool.is_paused",
 }
-# The server can only be asked for the workers of one pool; so many pools are asked for at a time.
+# A request gives the workers of one pool only. So many requests are sent side by side.
 SIDE_BY_SIDE = 8
 
 
 class WorkPools(Collector):
-    """The status of each work pool, as the server keeps it."""
+    """The status of each work pool, as the server reports it."""
 
     subject = "work pools"
     owned = tuple(STATUS_GAUGES.values())
@@ -35,7 +35,7 @@ class WorkPools(Collector):
 
 
 class Workers(Collector):
-    """The workers of each work pool, without those that have not been heard of for `worker_stale_after_seconds`."""
+    """The workers of each work pool, except for those without a heartbeat for `worker_stale_after_seconds`."""
 
     subject = "workers"
     owned = (
@@ -55,7 +55,7 @@ class Workers(Collector):
             except Rejected as refusal:
                 if refusal.status in WORTH_RETRYING:
                     raise
-                # It is this pool's matter, such as of one that is called "..", whose workers cannot be asked for.
+                # It concerns this pool only, for example one called "..", which cannot be part of a path.
                 return refusal
 
         with ThreadPoolExecutor(SIDE_BY_SIDE, "prefect-workers") as executor:

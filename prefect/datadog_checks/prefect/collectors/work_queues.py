@@ -1,4 +1,4 @@
-"""Work queues, what waits in them, and how much of their concurrency limit is taken."""
+"""Work queues: status, backlog, and use of their concurrency limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SLOT_HOLDING_TYPES = frozenset({"PENDING", "RUNNING", "CANCELLING"})
 
 
 class WorkQueues(Collector):
-    """The status of each work queue, as the server keeps it, and when it was last polled."""
+    """The status of each work queue, as the server reports it, and the time since it was last polled."""
 
     subject = "work queues"
     owned = (*STATUS_GAUGES.values(), "work_queue.last_polled_age_seconds")
@@ -57,7 +57,7 @@ class Backlogs(Collector):
 
 
 class Concurrency(Collector):
-    """How much of its concurrency limit the runs of each work queue hold."""
+    """The share of each work queue's concurrency limit that its runs hold."""
 
     subject = "work queue concurrency"
     owned = ("work_queue.concurrency.in_use",)
@@ -77,7 +77,7 @@ class Concurrency(Collector):
 
 
 def waiting_by_queue(runs: Iterable[FlowRun], now: datetime) -> Mapping[str, list[datetime]]:
-    """Since when the runs of each queue wait, by the queue's id."""
+    """The times since which runs wait, by queue id."""
     waiting: dict[str, list[datetime]] = {}
     for run in runs:
         since = waiting_since(run, now)

@@ -1,4 +1,4 @@
-"""Whether anything happened on the server, told by one total for all who read events."""
+"""Whether anything happened on the server: one total of events, shared by all feeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ READINESS = frozenset(
     for status in ("ready", "not-ready")
 )
 DEPLOYMENT_DELETED = "prefect.deployment.deleted"
-# All that any feed reads, unless the instance names events of its own.
+# Everything that a feed reads, unless the instance selects events by name.
 CRITERIA = {
     "event": {
         "prefix": ["prefect.flow-run.", "prefect.task-run.", *sorted(READINESS), DEPLOYMENT_DELETED],
@@ -23,27 +23,27 @@ CRITERIA = {
 }
 HOUR = timedelta(hours=1)
 
-# Since when events were counted, and how many there were.
+# The time from which events were counted, and their number.
 EventTotal = tuple[datetime, int]
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How far back to look: for events that become visible late, and after a time in which nobody looked."""
+    """How far back to look: `lookback` for events that become visible late, `catch_up` after a pause."""
 
     lookback: timedelta = timedelta(hours=1)
     catch_up: timedelta = timedelta(hours=1)
 
 
 class EventActivity:
-    """A feed that was read to its end need not be read again as long as the total is the same.
+    """While the total stays the same, a feed that was read to its end need not be read again.
 
-    While there is news in each check run, no total is asked for, which saves the request.
+    If the last check run had news, the total is not requested: this one probably has news too.
     """
 
     def __init__(self, api: PrefectApi, reach: Reach) -> None:
         self._api = api
-        # Further back than any feed looks.
+        # Longer than any feed looks back.
         self._span = reach.lookback + reach.catch_up
         self._lookback = reach.lookback
 
@@ -51,11 +51,11 @@ class EventActivity:
         self._api.run.has_news = True
 
     def total(self) -> EventTotal | None:
-        """The total in this check run; None where it is not asked for, or cannot be had."""
+        """The total in this check run; None if it was not requested, or the request failed."""
         return self._api.run.once(self._read)
 
     def _read(self) -> EventTotal | None:
-        # What the server deletes for its age must not make up for what is new.
+        # Old events that the server deletes must not hide new ones.
         if self._api.run.had_news or self._span + HOUR > EVENTS_KEPT / 2:
             return None
         now = self._api.now()
@@ -63,5 +63,5 @@ class EventActivity:
         try:
             return since, self._api.events(CRITERIA, since, now + self._lookback, 0).total
         except ApiError:
-            # Who reads events will find out for itself.
+            # The feeds will run into the same error, and report it.
             return None

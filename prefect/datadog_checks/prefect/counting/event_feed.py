@@ -1,10 +1,11 @@
-"""Reads each event of a kind once, however late it becomes visible, without reading those again that it has read.
+"""Gives out each event of a kind once, however late it becomes visible, without reading known events again.
 
-The server can page events by the time they occurred and tell their total, but not what is new. So the feed keeps the
-keys of what it has read by the minute in which it occurred, and compares totals with how many it knows: equal totals
-say that nothing is new, and a span whose total is larger holds what arrived late.
+The server pages events by the time at which they occurred, and counts them, but cannot list what is new. The feed
+therefore remembers the keys of the events that it read, by minute, and compares the server's totals with its own. Equal
+totals mean that nothing is new. Where the server's total is larger, an event arrived late.
 
-What was learned elsewhere before its event came, it keeps likewise, for nobody to count it twice.
+Run objects tell of some transitions before their events arrive. The feed remembers these keys too, so that no
+transition is counted twice.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from .event_activity import EventActivity, EventTotal, Reach
 from .late_arrivals import LateArrivals
 from .seen_keys import SeenKeys, bucket_of, start_of
 
-# Bound the stored state to less than a megabyte; beyond it the oldest minutes are no longer looked back into.
+# These bounds keep the stored state below a megabyte. Beyond them the feed stops looking back into the oldest minutes.
 MOST_REMEMBERED, MOST_IN_FULL = 240_000, 20_000
-# The same of what was told before its event came.
-MOST_FORETOLD, MOST_FORETOLD_IN_FULL = 40_000, 5_000
-# What is in memory at a time; a check run may go on with more where there is time.
+# The same for keys whose events have not arrived yet.
+MOST_EXPECTED, MOST_EXPECTED_IN_FULL = 40_000, 5_000
+# Events in memory at a time. A check run reads more in the next turn if there is time.
 MOST_READ_AT_ONCE = 3_000
 INSTANT = timedelta(microseconds=1)
 
@@ -38,10 +39,11 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Reading:
-    """New events in the order they occurred; `behind` counts those left for next time.
+    """New events in the order in which they occurred.
 
-    `lost` is a span that was given up, and `too_late` counts events that came when nobody looked for them any more.
-    `is_quiet` says that nothing has happened on the server since a reading that left nothing.
+    `behind` is the number of events left for the next reading. `lost` is a span of time that was given up. `too_late`
+    is the number of events that arrived after the look-back. `is_quiet` is true if nothing happened on the server since
+    the last reading, and that reading left nothing.
     """
 
     events: list[Event]
@@ -52,11 +54,11 @@ class Reading:
 
 
 class EventFeed:
-    """The events that match `criteria`, each given out until it is committed.
+    """The events that match `criteria`. Each is given out until it is committed.
 
-    `criteria` are filters of `/events/filter`, without the times. `key_of` names what an event tells, so that it can be
-    asked for by somebody who has it from elsewhere, and `foretell` it. `saved` is what `document` gave in an earlier
-    life; raises `ValueError` where it is damaged. `activity` counts all that the feed reads, if it is given.
+    `criteria` are filters of `/events/filter`, without the times. `key_of` gives the key of an event; who knows from
+    elsewhere what an event will tell passes the same key to `has` and `expect`. `saved` is the `document` of an earlier
+    feed; raises `ValueError` if it is damaged. With `activity`, the feed is not read while nothing happens.
     """
 
     def __init__(
@@ -73,18 +75,18 @@ class EventFeed:
         self._reach = reach
         self._activity = activity
         self._key_of = key_of
-        # Nothing that occurred before the start is looked at; without a past, none is known yet.
+        # Events before the start are ignored. A feed without a past does not know its start yet.
         self._start = LATEST
         self._through: datetime | None = None
         self._seen = SeenKeys()
         self._closed = LateArrivals()
-        # What was told before its event came, and the same of this check run, which is not committed yet.
-        self._foretold = SeenKeys()
+        # Keys whose events have not arrived yet: committed ones, and those of this check run.
+        self._expected = SeenKeys()
         self._staged: dict[str, datetime] = {}
-        # The activity when the feed was last read to its end, and now.
+        # The server's total when the feed was last read to its end, and now.
         self._total: EventTotal | None = None
         self._next_total: EventTotal | None = None
-        # Of the last reading: when it was, and the time before which it looked at nothing.
+        # When the last reading was, and how far it looked back.
         self._read_at = self.window_start = EARLIEST
         self._given_out = 0
         self._expects_news = True
@@ -94,22 +96,22 @@ class EventFeed:
                 self._start, self._through = aware_moment(saved["start"]), aware_moment(saved["through"])
                 self._seen = SeenKeys.unpack(saved["seen"])
                 self._closed = LateArrivals.unpack(saved["closed"])
-                self._foretold = SeenKeys.unpack(saved.get("counted", {}))
+                self._expected = SeenKeys.unpack(saved.get("counted", {}))
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"damaged: {error}") from None
 
     def read(self, first_interval: timedelta) -> Reading:
-        """What is new; `first_interval` is how far back a feed without a past begins. Raises `ApiError`."""
+        """The new events. A feed without a past begins `first_interval` ago. Raises `ApiError`."""
         self._staged.clear()
         self._next_total = self._activity.total() if self._activity else None
         is_quiet = self._next_total is not None and self._next_total == self._total
         now = self._api.now()
         if self._start > now + self._reach.lookback:
-            # A new beginning, as that of a server whose clock was set back by hours is, too.
+            # A first reading, or the server's clock was set back by hours.
             self._start, self._through = now - first_interval, None
             self._seen, self._closed = SeenKeys(), LateArrivals()
         lost = self._give_up_before(now - self._reach.catch_up)
-        # What became visible while nobody looked may have occurred as long before as what does so now.
+        # Events that became visible during a pause may have occurred one look-back before it.
         looked = min(now, self._through) if self._through else now
         since = max(self._start, start_of(bucket_of(looked - self._reach.lookback)))
         search = _Search(self._api, self._criteria, self._seen, self._key_of, since, now + self._reach.lookback)
@@ -124,7 +126,7 @@ class EventFeed:
         return Reading(events, behind, lost, too_late, is_quiet)
 
     def _give_up_before(self, moment: datetime) -> tuple[datetime, datetime] | None:
-        """Leave out what occurred before this moment and after the last look; returns that span, if there is one."""
+        """Give up events between the last reading and this moment; returns that span, or None."""
         if self._through is None or self._through >= moment:
             return None
         self._start, self._closed = max(self._start, moment), LateArrivals()
@@ -134,25 +136,25 @@ class EventFeed:
         return self._api.events(self._criteria, start_of(first), start_of(end) - INSTANT, 0).total
 
     def commit(self, events: list[Event], put_off: int = 0) -> None:
-        """Never give these events of the last reading out again.
+        """Do not give these events of the last reading out again.
 
-        So many others are `put_off`, and were not left for want of time.
+        `put_off` is the number of other events that come again although there was time for them.
         """
         for key, at in self._staged.items():
-            self._foretold.add(key, at)
+            self._expected.add(key, at)
         self._staged.clear()
         for event in events:
             self._seen.add(self._key_of(event), event.occurred)
-            self._foretold.discard(self._key_of(event), event.occurred)
+            self._expected.discard(self._key_of(event), event.occurred)
         self._total = self._next_total if len(events) == self._given_out else None
         if len(events) + put_off == self._given_out:
             self._through = self._read_at
         else:
             self._through = self._through or self.window_start
-        # What is forgotten must not be looked at again, even if the server's clock is set back.
+        # Forgotten events must not be read again, even if the server's clock is set back.
         self._look_back_to(max(self._start, self.window_start))
         for keys, most, most_in_full in (
-            (self._foretold, MOST_FORETOLD, MOST_FORETOLD_IN_FULL),
+            (self._expected, MOST_EXPECTED, MOST_EXPECTED_IN_FULL),
             (self._seen, MOST_REMEMBERED, MOST_IN_FULL),
         ):
             first_kept = keys.first_of_newest(most)
@@ -161,42 +163,42 @@ class EventFeed:
             keys.coarsen_but_newest(most_in_full)
 
     def _look_back_to(self, moment: datetime) -> None:
-        """From now on leave out what occurred before this moment."""
+        """Ignore events before this moment from now on."""
         first, self._start = bucket_of(self._start - INSTANT) + 1, max(self._start, moment)
         end = bucket_of(self._start)
-        # Those that began before `first` were looked into in part only.
+        # Of a minute that began before `first`, only a part was read.
         self._closed.close(first, self._seen.counts(first, end))
         self._seen.forget_before(end)
-        self._foretold.forget_before(end)
+        self._expected.forget_before(end)
 
     def has(self, key: str, at: datetime) -> bool:
-        """Whether an event of this key that occurred then was committed, or was foretold."""
-        return key in self._staged or self._seen.has(key, at) or self._foretold.has(key, at)
+        """Whether an event with this key and time was committed, or is expected."""
+        return key in self._staged or self._seen.has(key, at) or self._expected.has(key, at)
 
-    def foretell(self, key: str, at: datetime) -> None:
-        """What an event of this key would tell is known, although it did not come yet, and may never.
+    def expect(self, key: str, at: datetime) -> None:
+        """Note that what an event with this key tells is known. The event may arrive later, or never.
 
-        It is dropped by the next `read` unless it is committed.
+        The next `read` drops the note unless `commit` came before it.
         """
         self._staged[key] = at
 
     def reaches(self, moment: datetime) -> bool:
-        """Whether the last reading looked at this time."""
+        """Whether the last reading covered this time."""
         return self.window_start <= moment <= self._read_at + self._reach.lookback
 
     def document(self) -> Document:
-        """The feed's memory after a `commit`, to be given to a later feed."""
+        """The state after a `commit`, for a later feed."""
         return {
             "start": self._start.isoformat(),
             "through": (self._through or self._start).isoformat(),
             "seen": self._seen.pack(),
             "closed": self._closed.pack(),
-            "counted": self._foretold.pack(),
+            "counted": self._expected.pack(),
         }
 
 
 class _Search:
-    """One look for new events between two times."""
+    """One search for new events between two times."""
 
     def __init__(
         self,
@@ -216,14 +218,14 @@ class _Search:
         self._stop_at = api.seconds_left() / 2
         self.found: list[Event] = []
         self._found = SeenKeys()
-        # Where something is that there was no time to find.
+        # A span with new events that there was no time to find.
         self.left_off: Span | None = None
 
     def run(self, expects_news: bool, left_off: Span | None = None) -> int:
-        """Collect new events in `found`; returns how many the server has that were left for next time.
+        """Collect new events in `found`; returns how many are left for the next search.
 
-        Where no news is expected, the total is asked for before a page is. What another search had `left_off` is looked
-        into before the rest is.
+        Unless news is expected, only the total is requested at first. `left_off` of the previous search is searched
+        before the rest.
         """
         first, end = bucket_of(self._since), bucket_of(self._until) + 1
         if not expects_news:
@@ -232,24 +234,24 @@ class _Search:
                 return 0
         page = self._first_page(self._since, self._until, EVENTS_PAGE_SIZE)
         if page.total < self._seen.count(first, end):
-            # Events that were read are gone, as after a restored backup: totals can only be compared afresh.
+            # Known events are gone, for example after a restored backup: count again what is there.
             self._recount(page)
             return 0
         oldest = self._read_while_new(page, first, end)
         if oldest is not None:
             if left_off is not None:
-                self._look_into(max(left_off[0], first), left_off[1])
+                self._find_late(max(left_off[0], first), left_off[1])
             end_of_rest = min(end, bucket_of(oldest) + 1)
-            # Where the last reading stopped for lack of time, what is new begins at the oldest known event.
+            # If the last reading ran out of time, new events begin at the oldest known one.
             edge = min(self._seen.oldest_bucket(first), end_of_rest)
             after_edge = min(edge + 1, end_of_rest)
-            self._look_into(first, edge)
-            self._look_into(edge, after_edge)
-            self._look_into(after_edge, end_of_rest)
+            self._find_late(first, edge)
+            self._find_late(edge, after_edge)
+            self._find_late(after_edge, end_of_rest)
         return max(0, page.total - self._known(first, end)) if self.must_stop() else 0
 
     def _read_while_new(self, page: EventPage, first: int, end: int) -> datetime | None:
-        """Follow pages until all is known, or until one brings nothing new: then returns how far back it went."""
+        """Follow pages until all is known, or a page has nothing new; then returns the time of its oldest event."""
         total = page.total
         while True:
             is_new = [self._take(event) for event in page.events]
@@ -262,8 +264,8 @@ class _Search:
                 return None
             page = following
 
-    def _look_into(self, first: int, end: int, total: int | None = None) -> None:
-        """Find what arrived late in the buckets from `first` to before `end`, halving the span by totals."""
+    def _find_late(self, first: int, end: int, total: int | None = None) -> None:
+        """Find late events in the buckets from `first` to before `end`: halve the span where the totals differ."""
         if first >= end:
             return
         if self.must_stop():
@@ -280,9 +282,9 @@ class _Search:
         elif end - first > 1:
             middle = (first + end) // 2
             newer = self._first_page(start_of(middle), until, 0).total
-            # The older half is looked into first: it is the next that will be out of reach.
-            self._look_into(first, middle, total - newer)
-            self._look_into(middle, end, newer)
+            # The older half comes first: it is the next to leave the look-back.
+            self._find_late(first, middle, total - newer)
+            self._find_late(middle, end, newer)
         else:
             for event in self._all(since, until):
                 self._take(event)
@@ -321,12 +323,12 @@ class _Search:
         return self._seen.count(first, end) + self._found.count(first, end)
 
     def must_stop(self) -> bool:
-        """Half of the time left is for what the events lead to: runs, names and histories to be looked up."""
+        """Keep half of the time for the runs, names and histories that the events refer to."""
         return len(self.found) >= MOST_READ_AT_ONCE or self._api.seconds_left() < self._stop_at
 
 
 def aware_moment(text: Any) -> datetime:
-    """The time that a text of ISO 8601 tells; raises `ValueError` for one without a zone."""
+    """Parse a time in ISO 8601; raises `ValueError` if it has no zone."""
     if not isinstance(text, str):
         raise ValueError("not a time")
     moment = datetime.fromisoformat(text)

@@ -1,4 +1,4 @@
-"""What became visible so late that nobody looks for it any more, told by totals alone."""
+"""How many events became visible after the look-back, by totals alone: the check warns of them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping
 
 WATCHED = 60
 
-# Totals of the server: how many events there are in the minutes from the first number to before the second.
+# The server's total of events in the minutes from the first number to before the second.
 TotalOf = Callable[[int, int], int]
 
 
 class LateArrivals:
-    """How many events there were in each of the minutes, all in a row, that were last looked into."""
+    """The number of events in each of the last minutes that left the look-back, without gaps."""
 
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
         self._counts = dict(counts or {})
         self._changed = False
 
     def close(self, first: int, counts: Mapping[int, int]) -> None:
-        """Append minutes that were just left, the first of which is `first`, and drop the oldest."""
+        """Append the minutes that just left the look-back, beginning with `first`, and drop the oldest."""
         if not counts:
             return
         if self._counts and max(self._counts) + 1 != first:
@@ -29,15 +29,15 @@ class LateArrivals:
             del self._counts[number]
 
     def count_arrivals(self, total_of: TotalOf) -> int:
-        """How many events came into them after they were left, and were not counted before.
+        """The number of events that arrived in these minutes since they left the look-back, each told once.
 
-        Asks only after a change, which is to say once a minute.
+        Asks the server only after a change, about once a minute.
         """
         if not self._changed or not self._counts:
             return 0
         arrived = self._count_between(min(self._counts), max(self._counts) + 1, total_of)
         if arrived < 0:
-            # Events are gone, as after a restored backup: what is left can only be compared afresh.
+            # Known events are gone, for example after a restored backup: begin anew.
             self._counts.clear()
         self._changed = False
         return max(0, arrived)
@@ -57,7 +57,7 @@ class LateArrivals:
 
     @classmethod
     def unpack(cls, packed: Mapping[str, int]) -> LateArrivals:
-        """The inverse of `pack`; raises `ValueError`, `TypeError` or `AttributeError` for what it did not write."""
+        """The inverse of `pack`; raises `ValueError`, `TypeError` or `AttributeError` for anything else."""
         counts = {int(number): int(count) for number, count in packed.items()}
         if counts and len(counts) != max(counts) - min(counts) + 1:
             raise ValueError("minutes are missing")

@@ -1,4 +1,4 @@
-"""A compact memory of things that happened at known times, bounded in size, for telling what was seen before."""
+"""A compact memory of keys with their times, bounded in size: was this one seen before?"""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from itertools import accumulate
 
 BUCKET_SECONDS = 60
 
-# With 64 bits no two things of a minute are ever taken for one. With 28 that happens to one new thing in 67,000 in a
-# minute with 4,000: few enough for the minutes of long ago, into which little comes that is new.
+# With 64 bits, digests of a minute do not collide. With 28 bits, one new key in 67,000 collides in a minute with 4,000
+# keys: rare enough for old minutes, in which few events arrive.
 FINE_BITS = 64
 COARSE_BITS = 28
 DELTA_BYTES = 8
@@ -23,7 +23,7 @@ DELTA_BYTES = 8
 
 @dataclass
 class _Bucket:
-    """The digests of one minute, cut to `bits`, and how many things they stand for."""
+    """The digests of one minute, cut to `bits`, and the number of keys that count."""
 
     bits: int = FINE_BITS
     count: int = 0
@@ -39,7 +39,7 @@ class _Bucket:
 
 
 class SeenKeys:
-    """Things, each named by a key and the time at which it happened, kept as digests by the minute."""
+    """A set of keys, each with a time, kept as digests by the minute."""
 
     def __init__(self) -> None:
         self._buckets: dict[int, _Bucket] = {}
@@ -69,20 +69,20 @@ class SeenKeys:
                 del self._buckets[bucket_of(at)]
 
     def count(self, first: int, end: int) -> int:
-        """How many there are in the buckets from `first` to before `end`."""
+        """The number of keys in the buckets from `first` to before `end`."""
         return sum(bucket.count for number, bucket in self._buckets.items() if first <= number < end)
 
     def counts(self, first: int, end: int) -> dict[int, int]:
-        """The same by the bucket, also of those with nothing in them."""
+        """The same for each bucket, empty ones included."""
         return {number: self._buckets[number].count if number in self._buckets else 0 for number in range(first, end)}
 
     def recount(self, present: Mapping[int, int]) -> None:
-        """Count only what is still `present`, by the bucket; what is gone stays known."""
+        """Set the number of keys that count in each bucket. All keys stay known."""
         for number, bucket in self._buckets.items():
             bucket.count, bucket.packed = present.get(number, 0), None
 
     def oldest_bucket(self, first: int) -> int:
-        """The first bucket from `first` on with something in it; one of the far future when there is none."""
+        """The first bucket from `first` on that is not empty; `sys.maxsize` if there is none."""
         return min((number for number in self._buckets if number >= first), default=sys.maxsize)
 
     def forget_before(self, first: int) -> None:
@@ -90,9 +90,9 @@ class SeenKeys:
             del self._buckets[number]
 
     def first_of_newest(self, most: int) -> int | None:
-        """The first bucket to be kept so that `most` things or so are left; None where there are no more than that.
+        """The first bucket to keep, so that about `most` keys are left; None if there are no more than that.
 
-        The newest bucket is always to be kept.
+        The newest bucket is always kept.
         """
         first, left = None, len(self)
         for number in sorted(self._buckets)[:-1]:
@@ -103,7 +103,7 @@ class SeenKeys:
         return first
 
     def coarsen_but_newest(self, most: int) -> None:
-        """Keep no more than about `most` things in full, the newest ones."""
+        """Keep about `most` keys, the newest ones, with full digests, and shorten the others."""
         fine = 0
         for _, bucket in sorted(self._buckets.items(), reverse=True):
             fine += bucket.count
@@ -117,7 +117,7 @@ class SeenKeys:
 
     @classmethod
     def unpack(cls, packed: Mapping[str, str]) -> SeenKeys:
-        """The inverse of `pack`; raises `ValueError`, `TypeError` or `AttributeError` for what it did not write."""
+        """The inverse of `pack`; raises `ValueError`, `TypeError` or `AttributeError` for anything else."""
         keys = cls()
         for number, text in packed.items():
             bits, count, digests = text.split(":")
@@ -138,9 +138,9 @@ def _digest(key: str) -> int:
 
 
 def _pack(digests: Collection[int]) -> str:
-    """Numbers as text: the differences of the sorted ones, all their first bytes, all their second ones, and so on.
+    """Encode numbers as text: the differences of the sorted numbers, all first bytes, then all second bytes, and so on.
 
-    The upper bytes of the differences are nearly all zero, which leaves little of them after compression.
+    Nearly all upper bytes of the differences are zero, which compresses well.
     """
     ordered = sorted(digests)
     deltas = array("Q", (after - before for before, after in zip([0, *ordered], ordered, strict=False))).tobytes()

@@ -1,4 +1,7 @@
-"""What a change of state means for the counters: pure functions over events, runs and their histories."""
+"""What a change of state means for the metrics: pure functions over events, runs and their histories.
+
+States count by their type, whatever their name: Cached is of type COMPLETED, TimedOut of type FAILED.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ MOST_DIGITS = 9
 class Transition:
     """A change of a run's state.
 
-    `run_count` is how often the run had entered RUNNING, this change included; None where the sender does not tell.
-    `payload` and `flow_run_id` are those of a task run.
+    `run_count` is the number of times that the run entered RUNNING, this change included; None if the sender does not
+    say. `payload` and `flow_run_id` are set for task runs only.
     """
 
     run_id: str
@@ -41,7 +44,7 @@ class Transition:
 
     @property
     def ends(self) -> bool:
-        """Whether it is a finish: from a non-terminal state into a terminal one."""
+        """Whether it is an end: from a non-terminal state into a terminal one."""
         return self.to_type in TERMINAL and self.from_type not in TERMINAL
 
     @property
@@ -50,25 +53,28 @@ class Transition:
 
     @property
     def phase(self) -> str:
-        """What kind of change it is: what tells two changes of one run at the same moment apart."""
+        """The kind of change. It is part of the key, since a run may change twice at the same moment."""
         return "ends" if self.to_type in TERMINAL else self.to_type
 
     @property
     def matters(self) -> bool:
-        """Whether it can add to a metric."""
+        """Whether a metric may depend on it."""
         return self.ends or self.runs
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one transition adds to the metrics of its run: `counts` by the ends of their names, `durations` likewise."""
+    """What one transition adds to the metrics of its run.
+
+    `counts` and `durations` (in seconds) are named by their metrics, without `flow_runs.` or `task_runs.`.
+    """
 
     counts: tuple[str, ...] = ()
     durations: tuple[tuple[str, float], ...] = ()
 
 
 def transition_of(event: Event) -> Transition | None:
-    """The transition that an event tells of; None where it is no run's change of state."""
+    """The transition in an event; None if the event is not about a change of a run's state."""
     resource = resource_kind_and_id(event.resource.get("prefect.resource.id"))
     to_type = event.resource.get("prefect.state-type")
     if resource is None or to_type not in STATE_TYPES or resource[0] not in ("flow-run", "task-run"):
@@ -82,7 +88,7 @@ def transition_of(event: Event) -> Transition | None:
         at=event.occurred,
         to_type=to_type or "",
         from_type=from_type,
-        # Processes with a Prefect before 3.4 tell it of task runs in the payload alone, and of flow runs nowhere.
+        # Before Prefect 3.4, events of task runs have it in the payload only, and events of flow runs not at all.
         run_count=told if told is not None else task_run.run_count,
         name=event.resource.get("prefect.state-name"),
         payload=task_run,
@@ -91,7 +97,7 @@ def transition_of(event: Event) -> Transition | None:
 
 
 def _whole_number(text: str | None) -> int | None:
-    """A number as events tell it; None for what is none, or more than anything is counted up to."""
+    """Parse a number of an event; None for anything else, or a number that no run count reaches."""
     return int(text) if text and text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
@@ -101,13 +107,13 @@ SAME_TIME_SECONDS = 1e-5
 
 
 def needs_history(transition: Transition, run: FlowRun | None) -> bool:
-    """Whether the run object does not tell what the transition means, so that the run's history must be read."""
+    """Whether the run object is not enough to evaluate the transition, so that the run's history must be read."""
     if transition.runs:
         return run is None or transition.run_count != 1 or run.start_time != transition.at
     if transition.ends:
         if transition.run_count == 0:
             return False
-        # One that ends while it does not run may have ended before, after having run.
+        # A run that ends from another state than RUNNING may have run and ended before.
         ended_waiting = transition.from_type != "RUNNING"
         told = run is not None and run.end_time == transition.at and run.total_run_time is not None
         return transition.run_count != 1 or ended_waiting or not told
@@ -117,10 +123,10 @@ def needs_history(transition: Transition, run: FlowRun | None) -> bool:
 def flow_run_outcome(
     transition: Transition, run: FlowRun | None, history: Sequence[State] | None, late_after: timedelta
 ) -> Outcome:
-    """What a flow run's transition adds.
+    """What a flow run's transition adds to its metrics.
 
-    `history` is the run's states in the order of time, needed where `needs_history` says so, and empty where they
-    cannot be had any more. What neither it nor the run tells is left out.
+    `history` has the run's states in the order of time. It is required if `needs_history`, and empty if it is gone.
+    Metrics for which neither the history nor the run has the data are left out.
     """
     if transition.ends:
         return Outcome((f"{transition.to_type.lower()}.count",), tuple(_execution(transition, run, history)))
@@ -133,7 +139,7 @@ def flow_run_outcome(
 
 
 def _expected_start(run: FlowRun | None, history: Sequence[State] | None) -> datetime | None:
-    """When a run was to start; of one that is gone or cannot be read, its first state tells it."""
+    """When the run should have started. If the run is gone or cannot be read, its first state says so."""
     if run is not None:
         return run.expected_start_time
     first = history[0] if history else None
@@ -161,7 +167,7 @@ def _start(started: datetime, expected: datetime | None, late_after: timedelta, 
 
 
 def history_of(events: Iterable[Event]) -> list[State]:
-    """A run's history as far as its events tell it."""
+    """A run's history, rebuilt from its events."""
     changes = [(event.id, change) for event in events if (change := transition_of(event))]
     states = [
         {"id": identity, "type": change.to_type, "name": change.name, "timestamp": change.at}
@@ -171,7 +177,7 @@ def history_of(events: Iterable[Event]) -> list[State]:
 
 
 def transitions_in(run_id: str, history: Sequence[State]) -> list[Transition]:
-    """All changes of state in a run's history."""
+    """All transitions in a run's history."""
     return [
         Transition(run_id, state.timestamp, state.type, before.type if before else None, None, state.name)
         for before, state in zip([None, *history], history, strict=False)
@@ -179,10 +185,10 @@ def transitions_in(run_id: str, history: Sequence[State]) -> list[Transition]:
 
 
 def transitions_of_ended(run: FlowRun) -> list[Transition] | None:
-    """What a run object that has an end tells of its start and its end; None where only its history tells it.
+    """Start and end of an ended run, from its object alone; None if its history is needed.
 
-    It does for a run that ended once without having run, and for one that ran once and without a break. A later change
-    from one terminal state to another hides the type in which the run ended.
+    The object is enough for a run that ended once without having run, and for a run that ran once without a break. A
+    later change from one terminal state to another hides the type of the first end.
     """
     if run.end_time is None or run.state_type not in TERMINAL or run.run_count is None:
         return None
@@ -190,7 +196,7 @@ def transitions_of_ended(run: FlowRun) -> list[Transition] | None:
         return None
     end = Transition(run.id, run.end_time, run.state_type or "", "RUNNING", run.run_count, run.state_name)
     if run.run_count == 0:
-        # The server gives a run that ends without having run its end as its start, and keeps it when it ends again.
+        # If a run ends without having run, the server sets its start to its end, and keeps it when the run ends again.
         return [end] if run.start_time in (None, run.end_time) else None
     if run.run_count > 1 or run.start_time is None or run.total_run_time is None:
         return None
@@ -204,7 +210,7 @@ def is_first_running(history: Iterable[State], at: datetime) -> bool:
 
 
 def running_time(history: Sequence[State], until: datetime) -> float | None:
-    """Seconds that a run was RUNNING between its last terminal state before `until` and then; None if it never ran."""
+    """Seconds that a run was RUNNING since its last terminal state before `until`; None if it never ran."""
     seconds = 0.0
     has_run = False
     before = [state for state in history if state.timestamp < until]
@@ -219,7 +225,7 @@ def running_time(history: Sequence[State], until: datetime) -> float | None:
 
 
 def retry_gap(history: Sequence[State], until: datetime) -> float | None:
-    """Seconds from entering AwaitingRetry to the RUNNING state at `until`; None where it was no retry."""
+    """Seconds from entering AwaitingRetry to the RUNNING state at `until`; None if that was not a retry."""
     entered: datetime | None = None
     for state in history:
         if state.timestamp >= until:
@@ -235,7 +241,7 @@ def retry_gap(history: Sequence[State], until: datetime) -> float | None:
 
 
 def upstream_ids(transition: Transition) -> set[str]:
-    """The task runs whose results a task run takes; the one that it runs inside of is not upstream of it."""
+    """The task runs whose results a task run takes. The parent that it runs inside of is not one of them."""
     return {
         source.id
         for parameter, sources in transition.payload.task_inputs.items()
@@ -251,24 +257,24 @@ def starts_task(transition: Transition) -> bool:
 
 
 def task_identity(transition: Transition) -> str:
-    """What names a task run in its events and in its object alike: older servers may give the object another id."""
+    """A name for a task run that its events and its object share: on older servers their ids may differ."""
     if transition.payload.dynamic_key is None:
         return transition.run_id
     return f"{transition.flow_run_id}/{transition.payload.task_key}/{transition.payload.dynamic_key}"
 
 
 def task_start(task_run: TaskRun, at: datetime) -> Transition:
-    """The first entry into RUNNING of a task run, as its object tells it."""
+    """A task run's first entry into RUNNING, from its object."""
     return _task_transition(task_run, at, "PENDING", "RUNNING", run_count=1)
 
 
 def task_end(task_run: TaskRun) -> Transition | None:
-    """The end of a task run, as its object tells it; None for one that is not over."""
+    """A task run's end, from its object; None if it has not ended."""
     if task_run.state_type not in TERMINAL:
         return None
     at = task_run.end_time
     if at is None and not task_run.run_count and task_run.state_name != "RolledBack":
-        # One that never ran has no end time, but its state is the one that it ended in.
+        # A task run that never ran has no end time; it ended when it entered its current state.
         at = task_run.entered_terminal_at
     return _task_transition(task_run, at, "RUNNING", task_run.state_type or "", task_run.run_count) if at else None
 
@@ -288,7 +294,7 @@ def _task_transition(
 
 
 def task_run_outcome(transition: Transition, late_after: timedelta, upstream_end: datetime | None) -> Outcome:
-    """What a task run's transition adds; `upstream_end` is when the latest of its upstream task runs ended."""
+    """What a task run's transition adds to its metrics; `upstream_end` is the latest end of its upstream task runs."""
     if transition.ends:
         seconds = transition.payload.total_run_time if transition.run_count else None
         durations = (("execution_duration", seconds),) if seconds is not None else ()

@@ -33,11 +33,11 @@ def again(feed: EventFeed, endpoint: EventsEndpoint) -> EventFeed:
     return endpoint.feed(saved)
 
 
-def test_what_is_foretold_is_known_at_once_and_for_good_when_it_is_committed(
+def test_what_is_expected_is_known_at_once_and_for_good_when_it_is_committed(
     feed: EventFeed, endpoint: EventsEndpoint
 ) -> None:
     feed.read(INTERVAL)
-    feed.foretell("run", T0)
+    feed.expect("run", T0)
     assert feed.has("run", T0)
     feed.commit([])
     feed.read(INTERVAL)
@@ -46,15 +46,15 @@ def test_what_is_foretold_is_known_at_once_and_for_good_when_it_is_committed(
 
 
 def test_what_is_not_committed_is_dropped_by_the_next_reading(feed: EventFeed, endpoint: EventsEndpoint) -> None:
-    feed.foretell("run", T0)
+    feed.expect("run", T0)
     assert not again(feed, endpoint).has("run", T0)
     feed.read(INTERVAL)
     assert not feed.has("run", T0)
 
 
 def test_what_nobody_looks_for_any_more_is_forgotten(feed: EventFeed, endpoint: EventsEndpoint) -> None:
-    feed.foretell("old", T0)
-    feed.foretell("new", after(3600))
+    feed.expect("old", T0)
+    feed.expect("new", after(3600))
     feed.commit([])
     endpoint.pass_time(2 * 3600)
     take(feed)
@@ -64,9 +64,9 @@ def test_what_nobody_looks_for_any_more_is_forgotten(feed: EventFeed, endpoint: 
 def test_no_more_than_so_much_is_remembered(
     feed: EventFeed, endpoint: EventsEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_feed, "MOST_FORETOLD", 10)
+    monkeypatch.setattr(event_feed, "MOST_EXPECTED", 10)
     for number in range(50):
-        feed.foretell(f"run {number}", after(60 * number))
+        feed.expect(f"run {number}", after(60 * number))
     feed.commit([])
     assert [feed.has(f"run {number}", after(60 * number)) for number in (39, 40, 49)] == [False, True, True]
     # Whether an earlier one was counted cannot be told any more.
@@ -76,12 +76,12 @@ def test_no_more_than_so_much_is_remembered(
 
 
 def test_an_event_that_comes_is_given_out_and_needs_no_other_place(feed: EventFeed, endpoint: EventsEndpoint) -> None:
-    feed.foretell("earlier", T0)
+    feed.expect("earlier", T0)
     feed.commit([])
     endpoint.happen("earlier", "now")
     reading = feed.read(INTERVAL)
-    feed.foretell("now", T0)
-    feed.foretell("not yet", after(2))
+    feed.expect("now", T0)
+    feed.expect("not yet", after(2))
     feed.commit(reading.events)
     assert sorted(event.id for event in reading.events) == ["earlier", "now"]
     assert all(feed.has(key, at) for key, at in (("earlier", T0), ("now", T0), ("not yet", after(2))))
