@@ -1,4 +1,4 @@
-"""The Agent check: what happens in a check run, from above."""
+"""The Agent check: the outline of a check run."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from .state_store import Document, StateStore, remove_stale, take_over
 
 VANISHED = "vanished_tag_sets"
 DIAGNOSIS_CATEGORY = "prefect"
-# Of the time that is left, what a collector may take: one that hangs leaves time for all that follow.
+# The most that one collector may take of the time that is left, so that one that hangs does not starve the others.
 SHARE_OF_A_COLLECTOR = 1 / 3
-# So often collectors go on that are behind, as long as this share of the check run is left.
+# Extra turns for collectors that are behind, as long as more than this share of the check run's time is left.
 MOST_TURNS = 4
 SHARE_LEFT_IDLE = 1 / 5
 MOST_UNFORESEEN = 100
-# The version is asked for once in so many check runs, and when something failed.
+# The version is requested once in this many check runs, and after a failure.
 RUNS_A_VERSION = 20
 
 
 class PrefectCheck(AgentCheck, ConfigMixin):
-    """Collects the health, the objects and the runs of one Prefect server."""
+    """Collects health, objects and runs of one Prefect server."""
 
     __NAMESPACE__ = NAMESPACE
 
@@ -65,7 +65,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     @property
     def http(self) -> RequestsWrapper:
-        """The base class's, made to keep to the time of a check run."""
+        """The base class's wrapper, limited to the time of a check run."""
         if not hasattr(self, "_http"):
             self._http = HttpInTime(self.instance or {}, self.init_config, self.HTTP_CONFIG_REMAPPER, self.log)
         return self._http
@@ -86,9 +86,10 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             raise next(iter(failures.values()))
 
     def _run_collectors(self) -> dict[Collector, Exception]:
-        """Run all but the server's, each in its share of the time; returns those that failed, and why.
+        """Run all collectors but `Server`, each in its share of the time. Returns those that failed, and why.
 
-        Where something fails, it is asked first whether anything can succeed.
+        After the first failure, check whether any request can still succeed. Raises `ServerUnusable` if none can and
+        nothing was collected.
         """
         has_asked = self._runs_until_asked <= 0 or not self._api.run.has_answered
         if has_asked:
@@ -113,7 +114,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
                 except ServerUnusable as error:
                     if len(failures) == number + 1:
                         raise
-                    # It answered a moment ago: what was collected until then stays.
+                    # The server answered a moment ago: keep what was collected until then.
                     rest = self._collectors[number + 1 :]
                     self.warning("Missing: %s. %s", ", ".join(other.subject for other in rest), error)
                     return failures | dict.fromkeys(rest, error)
@@ -121,7 +122,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         return failures
 
     def _go_on(self, collectors: Sequence[Collector]) -> None:
-        """Give time that is left to those that have found more than there was time for in their share."""
+        """Give the time that is left to collectors that found more than they could process in their share."""
         for _ in range(MOST_TURNS):
             collectors = [collector for collector in collectors if collector.behind]
             for collector in collectors:
@@ -134,31 +135,31 @@ class PrefectCheck(AgentCheck, ConfigMixin):
                 self.warning("%s: %s events are left for the next check runs", collector.subject, collector.behind)
 
     def _run(self, collector: Collector, collect: Callable[[Sheet], None]) -> Exception | None:
-        """Collect, submit and remember; a failure leaves the collector where it stood, and its neighbours alone."""
+        """Collect, submit and commit. Returns the failure, if any: then the collector does not advance."""
         sheet = Sheet()
         try:
             collect(sheet)
             self._submitter.submit(sheet, collector.owned, self._api.now())
             collector.commit()
-        except Exception as error:  # of whatever type: no collector ends the others
+        except Exception as error:  # of any type: one collector must not stop the others
             if not isinstance(error, ApiError):
                 self._log_unforeseen(error)
             return error
         return None
 
     def _log_unforeseen(self, error: Exception) -> None:
-        """Log an error of no known kind with its traceback, once for each place and not in each check run."""
+        """Log an unexpected error with its traceback, once per code location rather than in each check run."""
         if place := self._new_place(error):
-            self.log.error("Unforeseen %s", place, exc_info=error)
+            self.log.error("Unexpected %s", place, exc_info=error)
 
     def _log_place(self, error: Exception) -> None:
-        """The same of an error whose message may hold what somebody sent: it is left out."""
+        """Log it without its message, which may contain data from the server."""
         if place := self._new_place(error):
             frames = "".join(traceback.format_tb(error.__traceback__))
-            self.log.error("Unforeseen %s\n%s", place, frames)
+            self.log.error("Unexpected %s\n%s", place, frames)
 
     def _new_place(self, error: Exception) -> str:
-        """Where an error came from; empty where that was told before."""
+        """The type and the code location of an error; empty if it was logged before."""
         frames = traceback.extract_tb(error.__traceback__)
         place = (
             f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
@@ -172,16 +173,14 @@ class PrefectCheck(AgentCheck, ConfigMixin):
     def _words(failure: Exception) -> str:
         if isinstance(failure, ApiError):
             return str(failure)
-        return (
-            f"An error in the check ({type(failure).__name__}), of which the Agent's log tells where; please report it."
-        )
+        return f"The check itself failed ({type(failure).__name__}). Report it with the traceback in the Agent's log."
 
     def _report(self) -> None:
         oddities = self._api.oddities
         if oddities:
             self.warning("Unexpected or missing fields in Prefect's responses: %s", oddities)
         if oddities.left_out:
-            self.warning("Left out, since they cannot be read or make no sense: %s", oddities.left_out)
+            self.warning("Left out, because they cannot be read or evaluated: %s", oddities.left_out)
         self._store.report_unwritten()
 
     def _set_up(self) -> None:
@@ -209,7 +208,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._version: str | None = None
         self._saved_vanished: Document = {}
         if settings.is_cloud:
-            self.log.info("Prefect Cloud has no readiness and no version, and its health is that it answers")
+            self.log.info("Prefect Cloud has no readiness and no version; `health` is 1 when its API answers")
         self._server = Server(context)
         self._collectors: list[Collector] = [
             collector(context) for collector in COLLECTORS if collector is not Events or settings.collect_events
@@ -218,8 +217,8 @@ class PrefectCheck(AgentCheck, ConfigMixin):
     def _open_store(self) -> StateStore:
         settings = self._settings
         if settings.server_name is not None:
-            # Files of a time when the server had no name are taken over, once. Their names begin as the base class has
-            # it: the check's id holds the instance's `name` or `namespace` too.
+            # State saved before `server_name` was set is moved once. File names begin as in the base class: the
+            # check's id includes the instance's `name` or `namespace`.
             old = f"{self.check_id.rpartition(':')[0]}:{settings.digest_without_name()}_"
             counted = [collector for collector in COLLECTORS if issubclass(collector, FeedCollector)]
             take_over(
@@ -237,22 +236,22 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         try:
             document = self._store.load(VANISHED)
             return VanishedTagSets.restored(document) if document else VanishedTagSets()
-        except Exception as error:  # whatever is in the file
+        except Exception as error:  # the file may contain anything
             reason = error if type(error) is ValueError else "It is damaged."
             self.warning(
-                "Series that disappeared are not reset to 0: what is stored of them cannot be read. %s", reason
+                "Series that disappeared before this start are not reset to 0: their state cannot be read. %s", reason
             )
             return VanishedTagSets()
 
     def _save_vanished(self) -> None:
-        """A large server has a megabyte of it, which is not written in vain."""
+        """Save only what changed: a large server has a megabyte of it."""
         document = self._submitter.vanished.document()
         if document != self._saved_vanished:
             self._store.save(VANISHED, document)
             self._saved_vanished = document
 
     def _require_prefect(self) -> None:
-        """End the check run where nothing in it could succeed: raises `ServerUnusable`."""
+        """End the check run, by raising `ServerUnusable`, if no request in it can succeed."""
         if self._settings.is_cloud:
             self._require_workspace()
             return
@@ -267,26 +266,26 @@ class PrefectCheck(AgentCheck, ConfigMixin):
                 if not self._api.run.has_answered:
                     raise
             elif isinstance(error, ServerUnusable) and not self._can_read_pools():
-                # A gateway may close just this door: what all else needs shows whether it is so.
+                # A gateway may block only this endpoint. The pools, which all others need, tell.
                 raise
             self.warning("Missing: the server's version. %s", error)
             return
         if not is_supported(version):
             raise UnsupportedVersion(self._settings.url, version)
         if version != self._version and (notes := lacking(version)):
-            self.log.info("Prefect %s lacks what later versions have: %s", version, "; ".join(notes))
+            self.log.info("Prefect %s lacks features of later versions. Consequences: %s", version, "; ".join(notes))
         self._version = version
         self._submit_version(version)
 
     def _require_workspace(self) -> None:
-        """The same of Prefect Cloud; what else goes wrong there, the collectors tell."""
+        """The same for Prefect Cloud. Other failures are left to the collectors to report."""
         try:
             self._inventory.pools()
         except ServerUnusable:
             raise
         except ApiError as error:
             if isinstance(error, Rejected) and error.status == 404:
-                raise NotPrefect(self._settings.url, "it has no such workspace") from None
+                raise NotPrefect(self._settings.url, "the workspace does not exist") from None
 
     def _can_read_pools(self) -> bool:
         try:
@@ -297,11 +296,11 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         return True
 
     def _diagnose(self) -> None:
-        """Tell `agent diagnose` what stands in the way, of an instance that may not have run yet."""
+        """Report to `agent diagnose`, also for an instance that has not run yet."""
         try:
             AgentCheck.run_check_initializations(self)
         except ConfigurationError as error:
-            cause, remedy = self.sanitize(str(error)), "Correct the options that are named."
+            cause, remedy = self.sanitize(str(error)), "Correct the options that the error names."
             self.diagnosis.fail("configuration", cause, DIAGNOSIS_CATEGORY, "whether the options are valid", remedy)
             return
         settings = self._settings

@@ -1,4 +1,4 @@
-"""How an instance identifies itself to the server: by one value of the header `Authorization`, or by certificates."""
+"""How an instance authenticates: with one value of the header `Authorization`, or with a client certificate."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from urllib.parse import urlsplit
 from datadog_checks.base.utils.http import create_auth_token_handler
 
 HEADER_OPTIONS = ("headers", "extra_headers", "custom_headers")
-# Shorter ones could stand by chance in any text that is to be cleaned of them.
+# Shorter secrets could occur by chance in any message that is sanitized.
 SHORTEST_SECRET = 6
 TOKEN_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """The header `Authorization` where `auth_string` or `api_key` make it, and the `options` that are set.
+    """The header `Authorization` that `auth_string` or `api_key` make, and the names of the `options` that are set.
 
-    `auth_token` are the settings of that option. Other options are sent by the HTTP wrapper of the base class. No
-    representation shows the header.
+    `auth_token` holds the settings of that option. The base class's HTTP wrapper handles all other options. `repr`
+    shows no secrets.
     """
 
     authorization: str | None = field(default=None, repr=False)
@@ -31,7 +31,7 @@ class Credentials:
 
     @classmethod
     def of(cls, config: Any) -> Credentials:
-        """The credentials of an instance that was validated."""
+        """The credentials of a validated instance."""
         authorization = None
         if config.auth_string:
             authorization = basic(config.auth_string)
@@ -46,7 +46,7 @@ class Credentials:
 
 
 def is_latin(text: str) -> bool:
-    """Whether it can be sent in a header."""
+    """Whether the text can be sent in a header."""
     try:
         text.encode("latin-1")
     except UnicodeEncodeError:
@@ -55,7 +55,7 @@ def is_latin(text: str) -> bool:
 
 
 def authorizing_options(config: Any) -> list[str]:
-    """The options that each make a header `Authorization` of their own; only one of them can be sent."""
+    """The options that set a header `Authorization`. They are mutually exclusive."""
     options = [option for option in ("auth_string", "api_key") if getattr(config, option) is not None]
     if config.auth_type not in (None, "basic", "digest"):
         options.append("auth_type")
@@ -70,19 +70,19 @@ def authorizing_options(config: Any) -> list[str]:
 def token_handler(settings: Mapping[str, Any]) -> Any:
     """The base class's object that reads and writes the token.
 
-    Raises an error of whatever type, `datadog_checks.base.ConfigurationError` as a rule, for settings that are wrong.
+    Raises any exception, usually `datadog_checks.base.ConfigurationError`, if the settings are wrong.
     """
     plain = _plain(settings)
     reader = plain.get("reader")
     if isinstance(reader, dict) and reader.get("type") == "oauth":
         reader["options"] = {"timeout": TOKEN_TIMEOUT_SECONDS, **(reader.get("options") or {})}
-        # It logs secrets and tokens, at the level of debugging.
+        # At level DEBUG, it logs secrets and tokens.
         logging.getLogger("requests_oauthlib").setLevel(logging.INFO)
     return create_auth_token_handler(plain)
 
 
 def token_source(settings: Mapping[str, Any]) -> str:
-    """Where the token comes from, as it may be shown."""
+    """Where the token comes from, without secrets."""
     reader = settings["reader"]
     place = str(reader.get("url") or reader.get("login_url") or reader.get("path"))
     parts = urlsplit(place)
@@ -102,12 +102,12 @@ def _has_authorization(headers: Mapping[str, Any] | None) -> bool:
 
 
 def basic(user_and_password: str) -> str:
-    """The header of basic authentication. Prefect's server compares user and password as one text, as UTF-8."""
+    """The value of the header for basic authentication. Prefect compares `user:password` as one string, in UTF-8."""
     return f"Basic {base64.b64encode(user_and_password.encode()).decode()}"
 
 
 def secrets_of(instance: Mapping[str, Any], init_config: Mapping[str, Any]) -> Iterator[str]:
-    """What must not show in any message: passwords, keys, what headers carry, and the spellings they are sent in."""
+    """What no message may show: passwords, keys, header values, and the encodings in which they are sent."""
     for secret in _secrets_in(instance, init_config):
         if isinstance(secret, str) and len(secret) >= SHORTEST_SECRET:
             yield secret
@@ -123,7 +123,7 @@ def _secrets_in(instance: Mapping[str, Any], init_config: Mapping[str, Any]) -> 
         headers = instance.get(option)
         if isinstance(headers, Mapping):
             for value in headers.values():
-                # A message may hold the credentials without the scheme in front of them.
+                # A message may show the credentials without their scheme.
                 yield from (value, str(value).rpartition(" ")[2])
     auth_token = instance.get("auth_token")
     reader = auth_token.get("reader") if isinstance(auth_token, Mapping) else None

@@ -1,4 +1,4 @@
-"""What `agent diagnose` tells: step by step, whether the server can be reached and read, and what to do if not."""
+"""What `agent diagnose` reports: step by step, whether the server can be reached and read, and what to do if not."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .api.versions import is_supported, lacking
 from .config.settings import Settings
 
 BUDGET_SECONDS = 30.0
-# As far as hosts differ that set their clocks by NTP; nobody sees it in times of whole seconds.
+# Hosts that use NTP may differ by this much.
 CLOCK_TOLERANCE = timedelta(seconds=2)
 RECENT = timedelta(hours=1)
-# An event is visible a few seconds after what it tells of, as a rule.
+# Usually, an event becomes visible a few seconds after it occurred.
 EVENT_GRACE = timedelta(minutes=2)
 
 STEPS = {
-    "url": "whether `prefect_url` looks like the address of an API",
+    "url": "whether `prefect_url` looks like the URL of an API",
     "reachability": "whether something answers at `prefect_url`",
-    "tls": "whether the connection is protected, and the server's certificate is accepted",
-    "api": "whether what answers is Prefect's API",
-    "credentials": "whether the server takes this instance's credentials",
-    "csrf": "whether the server takes requests that it protects with CSRF tokens",
-    "version": "whether the server's version is one that this check works with",
-    "events": "whether the server shows the events of what has happened",
-    "clock": "whether this host's clock and the server's agree",
+    "tls": "whether the connection uses TLS, and the server's certificate is accepted",
+    "api": "whether Prefect's API answers at `prefect_url`",
+    "credentials": "whether the server accepts this instance's credentials",
+    "csrf": "whether the server accepts requests that it protects with CSRF tokens",
+    "version": "whether this check supports the server's version",
+    "events": "whether the server shows events of recent flow runs",
+    "clock": "whether the clocks of this host and the server agree",
 }
 
 
@@ -43,7 +43,7 @@ class Verdict(Enum):
 
 
 class Finding(NamedTuple):
-    """The outcome of a step; `remedy` is empty where there is nothing to do."""
+    """The outcome of a step; `remedy` is empty if there is nothing to do."""
 
     step: str
     verdict: Verdict
@@ -52,9 +52,9 @@ class Finding(NamedTuple):
 
 
 def findings(settings: Settings, client: Client, verifies_tls: bool) -> Iterator[Finding]:
-    """The steps in their order. The first that fails is the last, as those after it would tell nothing.
+    """The findings of all steps, in order, up to the first that fails: those after it would tell nothing.
 
-    `client` is to be one of its own: the one that makes check runs may be at work meanwhile.
+    `client` must not be the one of the check runs, which may be in use at the same time.
     """
     client.start_run(BUDGET_SECONDS)
     for step in (_url, _connection, _credentials, _csrf, _version, _events, _clock):
@@ -71,14 +71,14 @@ def _success(step: str, cause: str) -> Finding:
 def _failure(step: str, error: ApiError) -> Finding:
     if isinstance(error, ServerUnusable):
         return Finding(step, Verdict.FAIL, error.cause, error.remedy)
-    return Finding(step, Verdict.FAIL, str(error), "See the server's log, and that of a proxy in front of it.")
+    return Finding(step, Verdict.FAIL, str(error), "See the logs of the server and of any proxy in front of it.")
 
 
 def _url(settings: Settings, *_: object) -> Iterator[Finding]:
     if urlsplit(settings.url).path:
-        yield _success("url", f"{settings.url} has a path, as the address of an API has.")
+        yield _success("url", f"{settings.url} has a path, as the URL of an API should.")
     else:
-        cause = f"{settings.url} has no path; there the server has its user interface, as a rule."
+        cause = f"{settings.url} has no path. Usually, the user interface is there, and the API is below it."
         yield Finding("url", Verdict.WARNING, cause, f"Set `prefect_url` to {settings.url}/api.")
 
 
@@ -94,19 +94,19 @@ def _connection(settings: Settings, client: Client, verifies_tls: bool) -> Itera
             yield _failure("reachability", error)
             return
         status = None
-    told = f"with status {status}" if status else "that it is busy"
-    yield _success("reachability", f"{settings.url} answers {told} to GET /health.")
+    how = f"with status {status}" if status else "and is busy"
+    yield _success("reachability", f"{settings.url} answers GET /health {how}.")
     if urlsplit(settings.url).scheme != "https":
-        yield _success("tls", "TLS is not used, as `prefect_url` begins with http.")
+        yield _success("tls", "TLS is not used: `prefect_url` begins with http://.")
     elif verifies_tls:
-        yield _success("tls", "The server's certificate is trusted, in date, and for the name in `prefect_url`.")
+        yield _success("tls", "The server's certificate is trusted, valid now, and for the name in `prefect_url`.")
     else:
         cause = "The server's certificate is not verified: an impostor could receive the credentials."
-        yield Finding("tls", Verdict.WARNING, cause, "Set `tls_ca_cert`, and leave out `tls_verify`.")
+        yield Finding("tls", Verdict.WARNING, cause, "Set `tls_ca_cert`, and remove `tls_verify`.")
 
 
 def _credentials(settings: Settings, client: Client, _: bool) -> Iterator[Finding]:
-    """Any POST shows whether there is an API, and whether it lets this instance in."""
+    """Any POST shows whether there is an API, and whether it accepts the credentials."""
     try:
         client.post("/work_pools/filter", _read_list, {"limit": 1})
     except AccessDenied as error:
@@ -115,8 +115,8 @@ def _credentials(settings: Settings, client: Client, _: bool) -> Iterator[Findin
         yield _failure("csrf", error)
     except Rejected as error:
         if error.status in (404, 405):
-            cause = f"What answers at {settings.url} is not Prefect's API: {error}"
-            yield Finding("api", Verdict.FAIL, cause, "Set `prefect_url` to the address of the API, with its path.")
+            cause = f"{settings.url} is not Prefect's API: {error}"
+            yield Finding("api", Verdict.FAIL, cause, "Set `prefect_url` to the URL of the API, including its path.")
         else:
             yield _failure("api", error)
     except ApiError as error:
@@ -125,31 +125,33 @@ def _credentials(settings: Settings, client: Client, _: bool) -> Iterator[Findin
         yield _success("api", f"{settings.url} is Prefect's API.")
         options = settings.credentials.options
         named = " and ".join(f"`{option}`" for option in options)
-        yield _success("credentials", f"The server takes {named}." if options else "The server wants no credentials.")
+        cause = f"The server accepts {named}." if options else "The server requires no credentials."
+        yield _success("credentials", cause)
 
 
 def _csrf(_: Settings, client: Client, __: bool) -> Iterator[Finding]:
-    how = "is on, and the server takes the tokens that it gives" if client.has_csrf_token else "is off"
-    yield _success("csrf", f"CSRF protection {how}.")
+    state = "is on, and the server accepts its own tokens" if client.has_csrf_token else "is off"
+    yield _success("csrf", f"CSRF protection {state}.")
 
 
 def _version(settings: Settings, client: Client, _: bool) -> Iterator[Finding]:
     try:
         version = PrefectApi(client).version()
     except ApiError:
-        yield _success("version", "The server does not tell its version, as Prefect Cloud does not.")
+        yield _success("version", "The server does not report a version. Prefect Cloud never does.")
         return
     if not is_supported(version):
-        cause = f"The server is of version {version}, and this check works with version 3 and newer."
+        cause = f"The server runs Prefect {version}; this check needs Prefect 3 or newer."
         yield Finding("version", Verdict.FAIL, cause, "Upgrade the server.")
     elif notes := lacking(version):
-        yield _success("version", f"Prefect {version} lacks what later versions have: {'; '.join(notes)}.")
+        cause = f"Prefect {version} lacks features of later versions. Consequences: {'; '.join(notes)}."
+        yield _success("version", cause)
     else:
-        yield _success("version", f"The server is of version {version}.")
+        yield _success("version", f"The server runs Prefect {version}.")
 
 
 def _events(_: Settings, client: Client, __: bool) -> Iterator[Finding]:
-    """A run that has ended leaves an event, whatever else happened."""
+    """Each flow run that ended must have left an event."""
     now = client.run.clock.now()
     ended = {"after_": utc_text(now - RECENT), "before_": utc_text(now - EVENT_GRACE)}
     try:
@@ -167,25 +169,26 @@ def _events(_: Settings, client: Client, __: bool) -> Iterator[Finding]:
     elif total:
         yield _success("events", f"The server shows {total} events of the last hour.")
     elif not runs:
-        yield _success("events", "No flow run has ended within the last hour, so no events are missed.")
+        yield _success("events", "No flow run ended within the last hour, so no events are expected.")
     else:
         yield Finding(
             "events",
             Verdict.FAIL,
-            f"Flow run {runs[0]['id']} ended within the last hour, and the server shows no event of it.",
-            "See that the server's background services run (`prefect server services start` where the API runs with "
-            "`--no-services`), that both use the same PREFECT_MESSAGING_BROKER, and how far the server is behind.",
+            f"Flow run {runs[0]['id']} ended within the last hour, but the server shows no event of it.",
+            "Check that the server's background services run (`prefect server services start` if the API runs with "
+            "`--no-services`), that both use the same PREFECT_MESSAGING_BROKER, and how far the server lags behind.",
         )
 
 
 def _clock(_: Settings, client: Client, __: bool) -> Iterator[Finding]:
     difference = client.run.clock.ahead_of_host()
     if abs(difference) <= CLOCK_TOLERANCE:
-        yield _success("clock", "This host's clock and the server's agree to a few seconds.")
+        yield _success("clock", "The clocks of this host and the server agree within a few seconds.")
         return
     seconds, which = abs(difference.total_seconds()), "ahead of" if difference > timedelta() else "behind"
-    cause = f"The server's clock is {seconds:.0f} s {which} this host's. Metrics go by the server's, and stay exact."
-    yield Finding("clock", Verdict.WARNING, cause, "Set both by NTP, or times in Datadog differ from those in Prefect.")
+    cause = f"The server's clock is {seconds:.0f} s {which} this host's. Metrics use the server's and stay correct."
+    remedy = "Synchronize both by NTP. Until then, times in Datadog differ from those in Prefect."
+    yield Finding("clock", Verdict.WARNING, cause, remedy)
 
 
 def _read_list(body: bytes) -> list[Any]:

@@ -12,14 +12,14 @@ from typing import Any
 FORMAT = 1
 SLOTS = 2
 MOST_REASON_CHARACTERS = 200
-# As a rule, files that another user made, by a command of the Agent that was run as root.
+# Usually, an Agent command was run as root and created files that the Agent's user cannot write.
 REMEDY = (
     "The Agent's user must own the files in the Agent's run folder (on Linux: `sudo chown -R dd-agent: "
     "/opt/datadog-agent/run`). Run the Agent's commands as that user: `sudo -u dd-agent -- datadog-agent check prefect`"
 )
-# Nothing goes back further than a week.
+# State older than a week is of no use: Prefect keeps events for a week.
 STALE_SECONDS = 8 * 86400.0
-# An instance with a name has it in front.
+# The file name begins with the name of the instance, if it has one.
 FILE = re.compile(r".*?([0-9a-f]{16})_(?:flow_runs|task_runs|vanished_tag_sets|events_[0-9a-f]{8})_[01]")
 
 Document = dict[str, Any]
@@ -29,14 +29,14 @@ Write = Callable[[str, str], None]
 
 
 class StateStore:
-    """Documents of JSON by name.
+    """JSON documents by name.
 
-    Each is read once, when its owner is made: `agent check` shares the cache's files with the running Agent, and must
-    not take anything from it by writing in between. Each is written to two slots in turn, with a number and a checksum:
-    the Agent does not replace a file in one step, so that a kill may leave half of one.
+    Each is read once, when its owner is created: `agent check` writes the same files as the running Agent, which must
+    not lose its state to that. Each is written to two slots in turn, with a number and a checksum, because the Agent
+    does not replace files atomically: a kill may leave a partial file.
 
-    `read` and `write` are the Agent's, which raise whatever they like. A document that cannot be stored stays in the
-    memory of its owner.
+    `read` and `write` are the Agent's functions and may raise any exception. A document that cannot be stored stays in
+    its owner's memory.
     """
 
     def __init__(self, read: Read, write: Write, warn: Callable[[str], None]) -> None:
@@ -47,9 +47,9 @@ class StateStore:
         self._failure = ""
 
     def load(self, name: str) -> Document | None:
-        """The newest good version of a document, or None where there is none.
+        """The newest valid version of a document, or None if it was never saved.
 
-        Says so when only an older version is good; raises `ValueError`, with the reason, when no version is.
+        Warns if only the older version is valid. Raises `ValueError`, with the reason, if no version is.
         """
         reasons: list[str] = []
         versions = [version for slot in range(SLOTS) if (version := self._stored(name, slot, reasons)) is not None]
@@ -64,41 +64,41 @@ class StateStore:
         return newest
 
     def _stored(self, name: str, slot: int, reasons: list[str]) -> Version | None:
-        """What is in a slot: a version without data where nothing was ever written, None where it is of no use."""
+        """The version in a slot: one without data if nothing was ever written, None if it is unusable."""
         try:
             text = self._read(_key(name, slot))
             return _unpack(text) if text else (0, None)
         except (ValueError, RecursionError):
             reasons.append("It is damaged, or of another version of this check.")
-        except Exception as error:  # RuntimeError where the Agent may not read the file
+        except Exception as error:  # RuntimeError if the Agent may not read the file
             reasons.append(f"It cannot be read ({str(error)[:MOST_REASON_CHARACTERS]}). {REMEDY}.")
         return None
 
     def report_unreadable(self, name: str, reason: object) -> None:
-        """Say that counting starts anew."""
+        """Warn that counting starts over."""
         self._warn(f"Counting of {name} starts one collection interval ago: its stored state cannot be read. {reason}")
 
     def save(self, name: str, data: Document) -> None:
-        """Store the next version of a document."""
+        """Store the next version of a document. A failure is kept for `report_unwritten`."""
         number = self._numbers[name] = self._numbers.get(name, 0) + 1
         text = _pack(number, json.dumps(data, separators=(",", ":")))
         try:
             self._write(_key(name, number % SLOTS), text)
-        except Exception as error:  # RuntimeError where the Agent may not write the file
+        except Exception as error:  # RuntimeError if the Agent may not write the file
             self._failure = self._failure or f"{name}: {str(error)[:MOST_REASON_CHARACTERS]}"
 
     def report_unwritten(self) -> None:
-        """Say what could not be stored since this was last called."""
+        """Warn of the first document that could not be stored since the last call."""
         if self._failure:
             self._warn(
-                f"After a restart of the Agent, counting starts anew: the state cannot be stored ({self._failure}). "
+                f"Counting will start over when the Agent restarts: the state cannot be stored ({self._failure}). "
                 f"{REMEDY}."
             )
             self._failure = ""
 
 
 def take_over(names: list[str], old_read: Read, old_write: Write, read: Read, write: Write) -> None:
-    """Move documents that are stored under another name, unless there are some under this one."""
+    """Move documents from their old place, unless there are documents in the new one."""
     keys = [_key(name, slot) for name in names for slot in range(SLOTS)]
     try:
         if any(read(key) for key in keys):
@@ -107,14 +107,14 @@ def take_over(names: list[str], old_read: Read, old_write: Write, read: Read, wr
             if text := old_read(key):
                 write(key, text)
                 old_write(key, "")
-    except Exception:  # what cannot be read or written is reported when it is loaded or saved
+    except Exception:  # reported when the documents are loaded or saved
         return
 
 
 def remove_stale(run_path: str, own: str) -> None:
-    """Delete files of instances that are no more: nobody has written them for a week before the last that was written.
+    """Delete files of removed instances: those last written more than eight days before the newest file.
 
-    `own` is the name of those that are kept in any case.
+    `own` is the digest of this instance, whose files are always kept.
     """
     try:
         files = [
@@ -140,7 +140,7 @@ def _pack(number: int, body: str) -> str:
 
 
 def _unpack(stored: str) -> Version:
-    """The number and the data of a version; raises `ValueError` for one that is damaged or of another format."""
+    """The number and the data of a version. Raises `ValueError` if it is damaged or has another format."""
     checksum, _, text = stored.partition(" ")
     if checksum != _checksum(text) or not text.startswith(f"{FORMAT} "):
         raise ValueError("damaged")

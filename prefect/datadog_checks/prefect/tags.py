@@ -1,4 +1,4 @@
-"""Where a run belongs: the flow, deployment, work pool and work queue whose ids and names are its tags."""
+"""The tags of a run: ids and names of its flow, deployment, work pool and work queue."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from functools import lru_cache
 from .api.models import MOST_CHARACTERS
 
 Tags = tuple[str, ...]
-# Control characters, of which some end what the Agent takes, and halves of others, which it does not take at all.
+# Control characters, some of which truncate the text in the Agent, and surrogates, which the Agent rejects.
 NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 CODE_HASH = re.compile(r"-(?:[0-9a-f]{8}|unknown)$")
 
 
 def tag_set(**values: str | int | bool | None) -> Tags:
-    """Tags of the values that there are, sorted, so that equal sets are equal tuples."""
+    """Tags of all values that are neither None nor empty, sorted, so that equal sets are equal tuples."""
     return tuple(sorted(f"{key}:{_text(value)}" for key, value in values.items() if value is not None and value != ""))
 
 
@@ -27,14 +27,14 @@ def _text(value: str | int | bool) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text without what is no character of a line, which becomes an underscore, as Datadog has it in tags."""
-    # What Python does not print, as the blanks of Chinese, stays as it is.
+    """The text with control characters and surrogates replaced by underscores, as Datadog does in tags."""
+    # Other characters that Python calls unprintable, such as the ideographic space, stay.
     return text if text.isprintable() else NOT_TEXT.sub("_", text)
 
 
 @dataclass(frozen=True)
 class RunTags:
-    """The tags of a flow run, in parts. What a run does not have, or nobody knows any more, is None."""
+    """The tags of a flow run, in parts. What the run does not have, or is not known, is None."""
 
     deployment_id: str | None = None
     deployment_name: str | None = None
@@ -46,7 +46,7 @@ class RunTags:
     work_queue_name: str | None = None
 
     def with_names_of(self, other: RunTags) -> RunTags:
-        """The same, with the names that only the other has for the same ids."""
+        """These tags, with missing names taken from `other` where the ids are equal."""
         names: dict[str, str] = {}
         for kind in ("deployment", "flow", "work_pool", "work_queue"):
             identity, name = getattr(self, f"{kind}_id"), getattr(self, f"{kind}_name")
@@ -60,12 +60,12 @@ class RunTags:
 
 @lru_cache(maxsize=1024)
 def task_run_tags(run_tags: RunTags, task_key: str | None) -> Tags:
-    """The tags of a task run: its flow run's, and what the task is called."""
+    """The tags of a task run: its flow run's, and the task's key and name."""
     return run_tags.tags(task_key=task_key, task_name=CODE_HASH.sub("", task_key) if task_key else None)
 
 
 def resource_kind_and_id(resource_id: str | None) -> tuple[str, str] | None:
-    """`prefect.flow-run.<id>` taken apart into `flow-run` and `<id>`; None for what is not one of Prefect's own."""
+    """Split `prefect.flow-run.<id>` into `flow-run` and `<id>`; None if it is not a Prefect resource."""
     namespace, _, rest = (resource_id or "").partition(".")
     kind, _, identity = rest.partition(".")
     return (kind, identity) if namespace == "prefect" and kind and identity else None

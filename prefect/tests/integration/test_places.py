@@ -219,5 +219,5 @@ def test_a_redirect_to_a_login_page_is_not_taken_for_the_address_of_the_api(agen
         result = agent(prefect_url=f"{gate.url}/api").run()
     assert "https://sso.example/login." in result.error
     assert "secret-state" not in result.error
-    assert "login of a proxy" in result.error
+    assert "proxy's login page" in result.error
     assert "`headers`" in result.error

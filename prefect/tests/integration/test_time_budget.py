@@ -46,7 +46,7 @@ class Slowness:
 
 def left_out(warnings: list[str]) -> list[str]:
     """What the warnings say was left out for lack of time."""
-    lacking = [warning for warning in warnings if "were used up" in warning or "was not answered within" in warning]
+    lacking = [warning for warning in warnings if " used up." in warning or "was not answered within" in warning]
     return [warning.removeprefix("Missing: ").partition(". ")[0] for warning in lacking]
 
 

@@ -90,7 +90,7 @@ def test_a_packed_body_is_unpacked() -> None:
 
 def test_a_body_that_is_not_packed_as_it_says_is_no_answer() -> None:
     message = message_of(FakeResponse(200, (b'["ok"]',), {"Content-Encoding": "gzip"}), Unreachable)
-    assert "cannot be unpacked" in message
+    assert "cannot be decompressed" in message
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_a_body_that_is_not_packed_as_it_says_is_no_answer() -> None:
 )
 def test_a_body_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch, outcome: FakeResponse) -> None:
     monkeypatch.setattr(body, "MOST_BODY_BYTES", 100)
-    assert "longer than" in message_of(outcome, UnexpectedAnswer)
+    assert "larger than" in message_of(outcome, UnexpectedAnswer)
 
 
 def test_a_redirect_to_what_is_no_url_is_told_too() -> None:
     # What requests raises for that, where it takes the status for one of a redirect.
     for outcome in (FakeResponse(300, (), {"Location": "http://[::1"}), ValueError("Invalid IPv6 URL")):
-        assert "no URL" in message_of(outcome, Redirected)
+        assert "an invalid URL" in message_of(outcome, Redirected)
 
 
 NESTED = b"[" * 100_000
@@ -158,7 +158,7 @@ def test_a_long_refusal_is_cut() -> None:
 def test_html_with_status_200_is_told_as_another_server_than_prefects(outcome: FakeResponse) -> None:
     message = message_of(outcome, NotPrefect)
     assert URL in message
-    assert "POST /flow_runs/filter gives a page of HTML" in message
+    assert "POST /flow_runs/filter returns HTML" in message
     assert "prefect_url" in message
 
 
@@ -199,7 +199,7 @@ def broken_off() -> FakeResponse:
         (refused(), "Connection refused"),
         (unresolved(), "Name or service not known"),
         (closed(), "the connection was closed before an answer"),
-        (broken_off(), "the answer broke off"),
+        (broken_off(), "the response was cut off"),
         (exceptions.ReadTimeout("slow"), "no answer to POST /flow_runs/filter within 10 s"),
         (exceptions.ConnectTimeout("slow"), "no connection to POST /flow_runs/filter within 10 s"),
     ],

@@ -157,7 +157,7 @@ def test_while_an_endpoint_asked_to_be_left_alone_the_others_are_asked_and_it_is
     assert not refused(client, "/other")
     for _ in range(2):
         client.start_run(15)
-        with pytest.raises(LeftAlone, match="GET /thing was left out: the server asks for no requests for another"):
+        with pytest.raises(LeftAlone, match="GET /thing was left out: the server asked for a pause of another"):
             client.get("/thing", json.loads)
         assert not refused(client, "/other")
         time.now += 15

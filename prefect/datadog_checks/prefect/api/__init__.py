@@ -1,1 +1,1 @@
-"""Prefect's REST API: transport, paging and the objects that it answers with."""
+"""Prefect's REST API: transport, paging and the objects in its responses."""

@@ -1,8 +1,8 @@
-"""Reads the bodies of answers into models, leniently, and in little memory whatever they hold.
+"""Parses the bodies of responses into models, leniently, and in bounded memory whatever they contain.
 
-What is quick reads whole pages: a parser in Rust, whose trees and lists of errors may be a hundred times as large as
-the text. What does not parse, or might take too much, is read one object after the other, each reduced to what its
-model has and to a bounded number of values, and without the fields that do not parse.
+The fast path parses a whole page in Rust, whose trees and lists of errors may be a hundred times as large as the text.
+If that fails or might take too much memory, the slow path parses one object at a time: reduced to the fields of its
+model and to a bounded number of values, and without fields that do not parse.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pydantic import TypeAdapter, ValidationError
 
 from .models import ApiModel, Event, EventPage, EventPageModel, Oddities
 
-# What the two ways take at the most, by the estimates below.
+# The most that the fast and the slow path may take, by the estimates below.
 MOST_QUICK_BYTES = 24 * 1024 * 1024
 MOST_BYTES = 48 * 1024 * 1024
 # A page has 200.
 MOST_OBJECTS = 1000
-# Values that are read of one object: a task run may take the results of five thousand others, of three values each.
+# Values read from one object: a task run may have five thousand inputs of three values each.
 MOST_VALUES = 20_000
-# Nothing that the models have lies deeper.
+# No field of the models is nested deeper.
 MOST_LEVELS = 8
-# More digits than any number has that is meant.
+# No valid number has more digits.
 MOST_DIGITS = 30
-# Rounds of taking out what does not parse.
+# Attempts to parse an object, each without the fields that failed before.
 MOST_ROUNDS = 10
-# Deeper down are names that users give, of which there is no end.
+# Levels of a field's name in warnings: deeper ones are chosen by users, and there may be any number of them.
 MOST_NAMES = 3
 
 Model = TypeVar("Model", bound=ApiModel)
@@ -37,9 +37,10 @@ Location = tuple[int | str, ...]
 
 
 def read_objects(model: type[Model], body: bytes, oddities: Oddities) -> tuple[list[Model], int]:
-    """Parse a JSON array of objects, and tell how many it held; raises `ValueError` when the body is not an array.
+    """Parse a JSON array. Returns the objects, and how many the array held, including those left out.
 
-    Raises `OverflowError` or `RecursionError` for one that holds too much, or is nested too deeply.
+    Raises `ValueError` if the body is not an array, `OverflowError` if it holds too many values, and `RecursionError`
+    if it is nested too deeply.
     """
     objects: list[Model] | None = _read_quickly(_list_of(model).validate_json, body)
     if objects is not None:
@@ -63,7 +64,7 @@ def _list_of(model: type[ApiModel]) -> TypeAdapter[Any]:
 
 
 def read_event_page(body: bytes, oddities: Oddities) -> EventPage:
-    """Parse a page of events; raises `ValueError`, `OverflowError` or `RecursionError` as `read_objects` does."""
+    """Parse a page of events. Raises the same errors as `read_objects`."""
     page = _read_quickly(EventPageModel.model_validate_json, body)
     if page is not None:
         return EventPage(page.events, page.total, page.next_page)
@@ -75,9 +76,9 @@ def read_event_page(body: bytes, oddities: Oddities) -> EventPage:
 
 
 def salvage(model: type[Model], raw: list[Any], oddities: Oddities) -> list[Model]:
-    """Parse objects one by one, without the fields that do not parse, and without objects that lack their identity.
+    """Parse objects one by one. Drops fields that do not parse, and objects without an identity.
 
-    Takes what it has read out of `raw`. Raises `OverflowError` for more than belong on a page.
+    Clears `raw` as it goes. Raises `OverflowError` for more objects than a page can have.
     """
     if len(raw) > MOST_OBJECTS:
         raise OverflowError(f"{len(raw)} objects")
@@ -89,7 +90,7 @@ def salvage(model: type[Model], raw: list[Any], oddities: Oddities) -> list[Mode
             if isinstance(item, dict)
             else None
         )
-        # Only one of them is in memory at a time.
+        # Free it, so that only one object is in memory at a time.
         del item
         if (parsed := _salvage_one(model, small, oddities)) is not None:
             found.append(parsed)
@@ -97,7 +98,7 @@ def salvage(model: type[Model], raw: list[Any], oddities: Oddities) -> list[Mode
 
 
 def _read_quickly(validate: Callable[[bytes], Any], body: bytes) -> Any:
-    """What the parser makes of a body; None where it makes nothing of it, or might take too much memory."""
+    """The parsed body; None if it does not parse or might take too much memory."""
     containers = body.count(b"{") + body.count(b"[")
     if 480 * containers + 340 * body.count(b",") > MOST_QUICK_BYTES:
         return None
@@ -108,7 +109,7 @@ def _read_quickly(validate: Callable[[bytes], Any], body: bytes) -> Any:
 
 
 def _loaded(body: bytes) -> Any:
-    """The values of JSON, whose size is estimated first by how many there are of each kind."""
+    """The decoded JSON. Raises `OverflowError` if the values, estimated by their number, would take too much memory."""
     text_bytes = len(body) * (2 if body.isascii() else 5)
     dicts, lists, empty = body.count(b"{"), body.count(b"["), body.count(b"{}")
     others = max(0, body.count(b",") - dicts - lists)
@@ -118,12 +119,12 @@ def _loaded(body: bytes) -> Any:
 
 
 def _whole_number(digits: str) -> int | str:
-    """Python refuses to read more than 4,300 digits; as text, the number does not parse where one is expected."""
+    """Python refuses to parse more than 4,300 digits. As a string, the number fails validation instead."""
     return int(digits) if len(digits) <= MOST_DIGITS else "a number of too many digits"
 
 
 class _Reduction:
-    """Copies a value without what is too deep in it, and without what is more than there is room for."""
+    """Copies a value without what is nested too deeply or exceeds `MOST_VALUES`."""
 
     def __init__(self) -> None:
         self._left = MOST_VALUES
@@ -143,14 +144,14 @@ def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | N
         if not isinstance(item, dict):
             break
         try:
-            # Strictly as from JSON; halves of characters, which are not text, become question marks.
+            # By way of JSON, to validate as strictly as the fast path. Surrogates become question marks.
             return model.model_validate_json(json.dumps(item, ensure_ascii=False).encode("utf-8", "replace"))
         except ValidationError as error:
             problems = [
                 _culprit(problem["type"], problem["loc"])
                 for problem in error.errors(include_url=False, include_input=False)
             ]
-        # From the back, so that taking one item out of a list does not move those still to be taken out.
+        # From the end, so that removing an item of a list does not shift those that are still to be removed.
         for location in sorted(set(problems), key=_position, reverse=True):
             names = [part for part in location if isinstance(part, str)]
             oddities.note(model, ".".join(names[:MOST_NAMES]) or "identity", identity)
@@ -161,12 +162,12 @@ def _salvage_one(model: type[Model], item: Any, oddities: Oddities) -> Model | N
 
 
 def _culprit(kind: str, location: Location) -> Location:
-    """What to take out: the value that does not parse, or the object that lacks what it cannot be without."""
+    """What to remove: the value that does not parse, or the object that lacks a required field."""
     return location[:-1] if kind == "missing" else location
 
 
 def _position(location: Location) -> list[tuple[bool, int | str]]:
-    """A key that sorts positions in lists as numbers, next to names of fields."""
+    """A sort key for locations, which mix list positions and field names."""
     return [(isinstance(part, str), part) for part in location]
 
 

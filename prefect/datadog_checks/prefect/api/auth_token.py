@@ -1,7 +1,7 @@
-"""The header that the option `auth_token` makes: from a file, from OAuth, or from DC/OS.
+"""The header that the option `auth_token` sets, with a token from a file, OAuth or DC/OS.
 
-The base class reads and writes it; when to do so is decided here. Left to itself, it would send the first request
-without the token, get a new one at each refusal of whatever kind, and wait for it without end.
+The base class gets the token and writes the header; this module decides when. On its own, the base class would send
+the first request without a token, get a new token after any refused request, and wait for it without a timeout.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from .connection_messages import innermost, plain_words
 from .errors import TokenUnavailable
 from .transport import Background
 
-# A reader that knows no timeout is left to itself after a minute, and so many of them are.
+# A reader without a timeout that is stuck for this long is abandoned, up to this many times.
 GIVEN_UP_AFTER_SECONDS = 60.0
 MOST_GIVEN_UP = 3
 MOST_CAUSE_CHARACTERS = 200
-# Where objects are in memory, which would make each message another one.
+# Addresses of objects in memory, which would make each message different.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class AuthToken:
-    """The headers that hold the token; `handler` is that of `token_handler`. May be used from several threads."""
+    """The headers that hold the token. `handler` comes from `token_handler`. Thread-safe."""
 
     def __init__(self, handler: Any, source: str) -> None:
-        """`source` names where the token comes from, for messages."""
+        """`source` says in messages where the token comes from."""
         self._handler = handler
         self._source = source
         self._headers: dict[str, str] = {}
@@ -48,9 +48,12 @@ class AuthToken:
             return self._read(run)
 
     def renewed(self, run: CheckRun, instead_of: Mapping[str, str]) -> Mapping[str, str]:
-        """The headers in place of those that the server refused, renewed once in a check run for all requests."""
+        """Headers to use instead of those that the server refused. Raises `TokenUnavailable`.
+
+        The token is renewed at most once in a check run.
+        """
         with self._lock:
-            # One that stays refused is not renewed at each request.
+            # Another thread may have renewed it already. A new token that is refused too is not renewed again.
             return self._headers if self._headers != instead_of else run.once(self._renew, run)
 
     def _renew(self, run: CheckRun) -> Mapping[str, str]:
@@ -58,22 +61,22 @@ class AuthToken:
 
     def _read(self, run: CheckRun, **reason: str) -> Mapping[str, str]:
         if not self._headers:
-            # What a reader has, it keeps, be it of no use.
+            # Without a reason to renew, a reader would keep its token, even an unusable one.
             reason = {"error": "there is no token yet"}
         try:
             written = self._background(reason).result(run.time.seconds_left())
         except TimeoutError:
-            raise TokenUnavailable(self._source, "it did not come in time") from None
-        except Exception as error:  # each reader raises errors of its own
+            raise TokenUnavailable(self._source, "it did not arrive in time") from None
+        except Exception as error:  # each reader raises its own types of errors
             self._reading = None
             raise TokenUnavailable(self._source, _cause(error)) from None
         self._reading = None
-        # A reader that still has a good token writes none.
+        # A reader whose token is still valid writes nothing, unless there is a reason to renew it.
         if not written and reason:
-            raise TokenUnavailable(self._source, "there is no access token")
+            raise TokenUnavailable(self._source, "no access token was returned")
         for name, value in written.items():
             if not value.isprintable() or not is_latin(value) or value != value.strip():
-                raise TokenUnavailable(self._source, f"it is empty, or cannot be sent in a header `{name}`")
+                raise TokenUnavailable(self._source, f"the token is empty or cannot be sent in the header `{name}`")
         self._headers = written or self._headers
         return self._headers
 
@@ -92,13 +95,13 @@ class AuthToken:
 
 
 def _cause(error: Exception) -> str:
-    """What went wrong, without what was sent or came back, which may hold secrets."""
+    """What went wrong, without the contents of requests and responses, which may hold secrets."""
     if isinstance(error, RequestException):
         status = getattr(error.response, "status_code", None)
         return f"status {status}" if status else plain_words(innermost(error))
     if isinstance(error, OSError) and error.filename:
         return error.strerror or type(error).__name__
     if isinstance(error, (TypeError, AttributeError, KeyError)) or "dictionary update" in str(error):
-        return "what comes back is no JSON object with an access token that is a text"
+        return "the response is not a JSON object with an access token that is a string"
     words = ADDRESS.sub("", " ".join(str(error).split()))
     return f"{type(error).__name__}: {words[:MOST_CAUSE_CHARACTERS]}"

@@ -1,4 +1,4 @@
-"""One check run: made when it begins, and thrown away after it, so that nothing has to be reset."""
+"""The state of one check run, created anew for each, so that nothing has to be reset."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Value = TypeVar("Value")
 
 
 class CheckRun:
-    """Its time, its view of the server's clock, what it has read, and what of that was odd.
+    """The time budget, the server's clock, what was read already, and what was odd in it.
 
-    `before` is the check run before this one. `has_answered` tells whether the server, or what stands in its place, has
-    answered a request. `has_news` tells whether events were read that are new, and `had_news` the same of the check run
-    before, of which nothing is known at the beginning.
+    `before` is the previous check run. `has_answered`: whether the server, or whatever listens in its place, has
+    responded. `has_news`: whether new events were read. `had_news`: the same for the previous check run, and True if
+    there was none.
     """
 
     def __init__(self, time: TimeBudget, clock: ServerClock, before: CheckRun | None = None) -> None:
@@ -31,9 +31,9 @@ class CheckRun:
         self._outcomes: dict[Hashable, Any] = {}
 
     def once(self, read: Callable[..., Value], *arguments: Any) -> Value:
-        """What `read` returns, called once in this check run for all who need it, with the arguments of the first.
+        """The result of `read`, which is called once in this check run, with the arguments of the first caller.
 
-        An `ApiError` is theirs alike, unless it is for want of time, of which the next one may have more.
+        An `ApiError` is remembered and raised for all callers, but not `OutOfTime`: the next one may have more time.
         """
         if read not in self._outcomes:
             try:

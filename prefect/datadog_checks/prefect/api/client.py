@@ -1,4 +1,4 @@
-"""The transport: one HTTP request with its retries, within the time that a check run may take."""
+"""Sends one HTTP request with its retries, within the time budget of the check run."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ from .transport import bound
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.25
 WORTH_RETRYING = frozenset({429, 502, 503, 504})
-# What a message shows of the place that a redirect leads to.
+# How much of a redirect's target a message shows.
 MOST_TARGET_CHARACTERS = 200
 
 PROXY_WANTS_PASSWORD = "Tunnel connection failed: 407"
 
-NO_URL = "a place that is no URL"
+NO_URL = "an invalid URL"
 
 Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: the status, the headers, and the body in full, or as much of it as says what is wrong."""
+    """A response: the status, the headers, and the body. The body of an error may be cut."""
 
     status: int
     headers: Mapping[str, str]
@@ -63,9 +63,9 @@ class Answer:
 
 
 class _Authorization(AuthBase):
-    """Sends the header `Authorization` as it is given, or as the instance's headers have it when None.
+    """Sets the header `Authorization` to a value, or leaves it as it is if the value is None.
 
-    Without one, requests would take user and password from a `.netrc` of the Agent's user.
+    Without an auth object, requests would use the credentials in the `.netrc` of the Agent's user.
     """
 
     def __init__(self, value: str | None) -> None:
@@ -78,7 +78,7 @@ class _Authorization(AuthBase):
 
 
 class _Transient(Exception):
-    """Worth another try; carries the error to end in."""
+    """A failure that is worth a retry; `error` is what to raise when no retry is left."""
 
     def __init__(self, error: ApiError) -> None:
         super().__init__(str(error))
@@ -88,9 +88,9 @@ class _Transient(Exception):
 class Client:
     """Sends requests to one Prefect API.
 
-    It keeps connections alive, never follows a redirect, tries again what a busy server or a bad network broke, and
-    stops when its time is up. Requests may be sent from several threads. `url` has no trailing slash; `headers` go with
-    every request. `run` is the check run that is under way.
+    It keeps connections alive, never follows redirects, retries when the server is busy or the connection breaks, and
+    stops when the time budget is used up. Thread-safe. `url` has no trailing slash; `headers` are sent with every
+    request; `run` is the current check run.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Client:
         self.new_clock = clock
         self.sleep = sleep
         self.monotonic = monotonic
-        # Until when endpoints want to be left alone.
+        # When an endpoint that answered with `Retry-After` may be requested again; outlives the check run.
         self._paused_until: dict[str, float] = {}
         self.run = CheckRun(self._time_budget(0.0), clock())
         self._http = http
@@ -123,13 +123,13 @@ class Client:
             settings = self._credentials.auth_token
             self._token = AuthToken(token_handler(settings), token_source(settings))
             http.auth_token_handler = None
-        # Where an option of the base class makes the header, requests has its own object for it.
+        # If an option of the base class sets the header, its auth object is used.
         self._auth: dict[str, Any] = {}
         if self._credentials.authorization or not http.options.get("auth"):
             self._auth = {"auth": _Authorization(self._credentials.authorization)}
 
     def start_run(self, budget_seconds: float) -> CheckRun:
-        """A check run begins, whose requests may take so long together."""
+        """Start a check run, whose requests may take `budget_seconds` in total."""
         self.run = CheckRun(self._time_budget(budget_seconds), self.new_clock(), before=self.run)
         return self.run
 
@@ -137,19 +137,19 @@ class Client:
         return TimeBudget(seconds, self._paused_until, self.sleep, self.monotonic)
 
     def get(self, path: str, parse: Callable[[bytes], Parsed], params: Mapping[str, str] | None = None) -> Parsed:
-        """The parsed answer to a GET; see `post`."""
+        """The parsed response to a GET; see `post`."""
         return self._ask("get", path, parse, params=params)
 
     def post(self, path: str, parse: Callable[[bytes], Parsed], body: Mapping[str, Any]) -> Parsed:
-        """The parsed answer to a POST of JSON.
+        """The parsed response to a POST of JSON.
 
-        `parse` raises `ValueError` for a body that is not what was asked for, or `RecursionError` as parsers of JSON
-        do for one that is nested without end. Raises `ApiError`, which is `UnreadableAnswer` for the latter.
+        `parse` raises `ValueError` if the body is not what was requested, and `OverflowError` or `RecursionError` if it
+        is too large or nested too deeply. Raises `ApiError`, which is `UnreadableAnswer` in the latter two cases.
         """
         return self._ask("post", path, parse, json=body)
 
     def status_of(self, path: str) -> Answer:
-        """The answer to a GET whatever its status, of its body the beginning; raises `ApiError` when there is none."""
+        """The response to a GET with any status, with the beginning of its body. Raises `ApiError` if there is none."""
         return self._retrying(f"GET {path}", path, lambda room: self._exchange("get", path, room, wants_body=False))
 
     def _ask(self, method: str, path: str, parse: Callable[[bytes], Parsed], **options: Any) -> Parsed:
@@ -164,15 +164,15 @@ class Client:
                     raise CsrfTokenRefused(self.url, answer.status)
             self._refuse_bad_status(request, path, answer)
             try:
-                # What is made of a body may be many times as large.
+                # One at a time: the parsed objects may take many times the memory of the body.
                 with self._parsing:
                     return parse(answer.body)
             except (RecursionError, OverflowError):
-                # Not raised from here: these errors keep all that was parsed until then in memory.
+                # Raised below: as its context, these errors would keep all that was parsed so far in memory.
                 pass
             except ValueError as error:
                 raise _Transient(self._not_as_expected(request, answer, error)) from None
-            raise UnreadableAnswer(request, "the answer is too large, or nested too deeply")
+            raise UnreadableAnswer(request, "the response is too large, or nested too deeply")
 
         return self._retrying(request, path, attempt)
 
@@ -191,7 +191,7 @@ class Client:
     def _exchange(
         self, method: str, path: str, room: Room, csrf_token: CsrfToken | None = None, **options: Any
     ) -> Answer:
-        """One request and its whole answer; busy servers and broken connections are `_Transient`."""
+        """One request and its response. Raises `_Transient` if the server is busy or the connection breaks."""
         headers = {**self._headers, **(csrf_token.headers if csrf_token else {})}
         if self._token is None:
             return self._send(method, path, room, headers, **options)
@@ -232,13 +232,13 @@ class Client:
         except (requests.exceptions.RequestException, HTTPError) as error:
             raise self._no_answer(request, path, max(timeout), time.monotonic() - sent, error) from None
         except ValueError:
-            # requests looks at where a redirect leads even when it is not to follow it.
+            # requests parses the target of a redirect even if it must not follow it.
             raise Redirected(self.url, NO_URL) from None
         except OSError as error:
-            # Not from the network, whose errors requests wraps, but from reading the files of the TLS options.
+            # requests wraps errors of the network, so this comes from reading the files of the TLS options.
             raise TlsFilesUnusable(self.url, plain_words(error)) from None
         if answer.status == 500:
-            # The server drops the connection after it, as a rule when the next request is on its way.
+            # The server drops the connection after a 500, usually while the next request is being sent.
             self._http.session.close()
         with self._lock:
             self.run.clock.observe(answer.headers.get("Date"), sent, time.monotonic())
@@ -256,7 +256,7 @@ class Client:
                     self._is_bound = True
 
     def _no_answer(self, request: str, path: str, timeout_seconds: float, waited: float, error: Exception) -> Exception:
-        """What to raise when a connection fails: a lost one is worth another try, one that keeps us waiting is not."""
+        """What to raise when a connection fails: a lost one is retried, a timeout is not."""
         cause = innermost(error)
         is_connecting = isinstance(error, requests.exceptions.ConnectTimeout)
         timed_out = isinstance(error, requests.exceptions.Timeout) or isinstance(
@@ -272,10 +272,10 @@ class Client:
         if isinstance(error, requests.exceptions.ProxyError):
             if PROXY_WANTS_PASSWORD in str(cause):
                 return AccessDenied(self.url, 407, ("proxy",))
-            words = f"the HTTP proxy on the way, see `proxy` and `skip_proxy`, gives no connection ({words})"
+            words = f"the HTTP proxy does not connect ({words}), see `proxy` and `skip_proxy`"
         if self.url.startswith("https:") and isinstance(cause, (ConnectionResetError, BrokenPipeError)):
-            # With TLS 1.3 the alert that says so may be lost with the connection.
-            words += " (as a proxy does that wants a client certificate, which `tls_cert` names)"
+            # With TLS 1.3, the alert that asks for a client certificate may be lost with the connection.
+            words += " (possibly a proxy that requires a client certificate, see `tls_cert`)"
         return _Transient(Unreachable(self.url, words))
 
     # CSRF tokens
@@ -286,14 +286,14 @@ class Client:
         return self._csrf.current is not None
 
     def _csrf_token_of_now(self) -> CsrfToken | None:
-        """The token, or a new one before the server refuses it; None as long as it has not asked for one."""
+        """The current token, renewed before it expires; None as long as the server has not asked for one."""
         token = self._csrf.current
         if not self._csrf.is_due():
             return token
         try:
             return self._new_csrf_token(instead_of=token)
         except Rejected:
-            # The protection was switched off, or the server is another one: whether it wants a token will show.
+            # CSRF protection was switched off, or the server was replaced. If it wants a token, it will say so.
             self._csrf.forget()
             return None
 
@@ -301,7 +301,7 @@ class Client:
         try:
             return self._csrf.renew(instead_of)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            cause = f"the answer is not what Prefect sends ({type(error).__name__})"
+            cause = f"the response is not one that Prefect sends ({type(error).__name__})"
             raise UnexpectedAnswer("GET /csrf-token", cause) from None
 
     def _fetch_csrf_token(self, client: str) -> bytes:
@@ -324,17 +324,17 @@ class Client:
 
     def _not_as_expected(self, request: str, answer: Answer, error: Exception) -> ApiError:
         if "html" in answer.headers.get("Content-Type", "") or answer.body.lstrip()[:1] == b"<":
-            return NotPrefect(self.url, f"{request} gives a page of HTML, such as a proxy's login, where JSON belongs")
-        return UnexpectedAnswer(request, f"the answer is not what Prefect sends ({type(error).__name__})")
+            return NotPrefect(self.url, f"{request} returns HTML instead of JSON, such as a proxy's login page")
+        return UnexpectedAnswer(request, f"the response is not one that Prefect sends ({type(error).__name__})")
 
 
 def _redirect_target(url: str, path: str, location: str | None) -> tuple[str, bool]:
-    """What to configure in place of `url` for the request to arrive; without a query, which may hold a token.
+    """The URL to configure instead of `url`, and whether the redirect leads to another path than the requested one.
 
-    And whether the redirect leads to another path than the one that was asked for.
+    The URL has no query, which may hold a token.
     """
     if not location:
-        return "a place that it does not name", False
+        return "an unnamed target", False
     try:
         target = urlsplit(urljoin(url + path, location))
     except ValueError:
@@ -350,7 +350,7 @@ def _wants_csrf_token(answer: Answer) -> bool:
 
 
 def _detail(body: bytes) -> str:
-    """The server's own words for what it refused, in one short line."""
+    """The server's reason for an error, cut to 200 characters; empty if it gives none."""
     try:
         detail = json.loads(body)["detail"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -359,7 +359,7 @@ def _detail(body: bytes) -> str:
 
 
 def _retry_after_seconds(headers: Mapping[str, str]) -> float:
-    """Seconds that the server asks to wait, given as a number or as a date; 0 where it does not."""
+    """The seconds that the server asks to wait, given as a number or a date; 0 if it does not ask."""
     header = headers.get("Retry-After") or ""
     try:
         seconds = float(header)

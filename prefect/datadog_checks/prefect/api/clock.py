@@ -1,4 +1,4 @@
-"""The Prefect server's clock, read off its answers."""
+"""The Prefect server's clock, read from its responses."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from email.utils import parsedate_to_datetime
 
 from .models import EARLIEST, LATEST
 
-# The header is cut to whole seconds, and servers renew it only about once a second.
+# The header has whole seconds, and servers update it only about once a second.
 DATE_RESOLUTION_SECONDS = 2.0
 
 
 class ServerClock:
     """Tells the server's time on a host whose own clock may be wrong or may jump.
 
-    Good for one check run: monotonic clocks stand still while a host sleeps.
+    Valid for one check run: monotonic clocks stop while a host sleeps.
 
-    Each answer's `Date` header bounds the difference between the server's clock and the host's monotonic one. Where the
-    host's clock lies within the bounds it is taken as it is, being the finer one; else the nearest bound is.
+    The `Date` header of each response bounds the difference between the server's clock and the host's monotonic clock.
+    Within the bounds, the host's clock is used, because it is more precise; otherwise the nearest bound is.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -29,24 +29,24 @@ class ServerClock:
         self._lowest, self._highest = float("-inf"), float("inf")
 
     def observe(self, date_header: str | None, sent: float, received: float) -> None:
-        """Take in an answer's `Date` header; `sent` and `received` are readings of the monotonic clock."""
+        """Narrow the bounds by a response's `Date` header; `sent` and `received` are monotonic times in seconds."""
         moment = http_date(date_header)
         if moment is None:
             return
         date = moment.timestamp()
         lowest, highest = date - received, date + DATE_RESOLUTION_SECONDS - sent
         if lowest > self._highest or highest < self._lowest:
-            # Two clocks answer, as when a cache or a proxy puts in its own date: believe the last.
+            # There are two clocks, for example because a cache or a proxy sets its own date: trust the latest.
             self._lowest, self._highest = lowest, highest
         else:
             self._lowest, self._highest = max(lowest, self._lowest), min(highest, self._highest)
 
     def now(self) -> datetime:
-        """The server's current time, to about a second, with time zone UTC."""
+        """The server's current time in UTC, accurate to about a second."""
         return datetime.fromtimestamp(self._monotonic() + self._offset(), UTC)
 
     def ahead_of_host(self) -> timedelta:
-        """How far the server's clock is ahead of the host's at least; negative where it is behind."""
+        """At least how far the server's clock is ahead of the host's; negative if it is behind."""
         return timedelta(seconds=self._offset() - self._host_offset)
 
     def _offset(self) -> float:
@@ -54,11 +54,11 @@ class ServerClock:
 
 
 def http_date(header: str | None) -> datetime | None:
-    """The time that a header tells; None for what is no date, or none that can be meant."""
+    """The time in a header; None if it is not a date, or not a plausible one."""
     try:
         date = parsedate_to_datetime(header or "")
     except (TypeError, ValueError, OverflowError):
         return None
-    # The zone -0000 is UTC, of which nothing is said about where the sender is.
+    # The zone -0000, which is parsed as no zone, means UTC.
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return date if EARLIEST <= date <= LATEST else None

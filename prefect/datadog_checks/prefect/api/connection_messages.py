@@ -1,4 +1,4 @@
-"""What to say of a connection that fails, by the error that requests and urllib3 wrap in theirs."""
+"""Error messages for failed connections, by the error that requests and urllib3 wrap."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from .errors import (
     TlsRefused,
 )
 
-# OpenSSL's codes for what is wrong with a certificate (X509_V_ERR_…).
+# OpenSSL's codes for certificate errors (X509_V_ERR_…).
 OUT_OF_DATE = frozenset({9, 10})
 ANOTHER_NAME = frozenset({62, 64})
-# What the other side's alerts are called that are about this side's certificate.
+# Alerts that the other side sends about this side's certificate.
 CLIENT_CERTIFICATE_ALERTS = ("CERTIFICATE_REQUIRED", "ALERT_HANDSHAKE_FAILURE", "UNKNOWN_CA", "ALERT_BAD_CERTIFICATE")
 
 DEEPEST_CAUSE = 10
 PLAIN_WORDS = {
     "RemoteDisconnected": "the connection was closed before an answer",
-    "IncompleteRead": "the answer broke off",
-    "error": "the answer cannot be unpacked",  # zlib's
+    "IncompleteRead": "the response was cut off",
+    "error": "the response cannot be decompressed",  # zlib's
 }
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The error that others wrap; the libraries' own texts may hold a proxy's password."""
+    """The innermost wrapped error. Messages use it because the outer ones may contain a proxy's password."""
     cause = error
     for _ in range(DEEPEST_CAUSE):
         cause = _inner_cause(cause) or cause
@@ -36,7 +36,7 @@ def innermost(error: BaseException) -> BaseException:
 
 
 def tls_error(url: str, cause: BaseException) -> ServerUnusable:
-    """What to say of a connection on which TLS failed."""
+    """The error to raise when TLS fails."""
     if isinstance(cause, ssl.SSLCertVerificationError):
         words = getattr(cause, "verify_message", "") or type(cause).__name__
         code = getattr(cause, "verify_code", 0)
@@ -50,12 +50,13 @@ def tls_error(url: str, cause: BaseException) -> ServerUnusable:
 
 
 def plain_words(cause: BaseException) -> str:
+    """The cause in words for a user; the name of its type if there are none."""
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return PLAIN_WORDS.get(type(cause).__name__, type(cause).__name__)
 
 
 def _inner_cause(error: BaseException) -> BaseException | None:
-    """The error that this one wraps, in one of the ways in which requests and urllib3 do it."""
+    """The error that this one wraps, in any of the ways that requests and urllib3 use."""
     candidates = (getattr(error, "reason", None), *error.args, error.__cause__, error.__context__)
     return next((inner for inner in candidates if isinstance(inner, BaseException) and inner is not error), None)

@@ -1,4 +1,4 @@
-"""The tokens that a server with CSRF protection wants with each POST."""
+"""The tokens that a server with CSRF protection requires with each POST."""
 
 from __future__ import annotations
 
@@ -10,46 +10,47 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-# A token is renewed when a quarter of its life is left, or a minute.
+# A token is renewed when a quarter of its life is left, at most a minute before it expires.
 MARGIN = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
 class CsrfToken:
-    """A token's headers, and when to have a new one, by the server's clock; None where the server does not say."""
+    """A token's headers, and when to renew it, by the server's clock; None if the server does not say."""
 
     headers: Mapping[str, str] = field(repr=False)
     renew_at: datetime | None
 
 
 class CsrfTokens:
-    """The token of this client, once the server has asked for one. May be used from several threads.
+    """The token of this client, once the server has asked for one. Thread-safe.
 
-    `fetch` gets the body of the answer that has the token of a client of this id.
+    `fetch` takes a client id and returns the body of the response with its token.
     """
 
     def __init__(self, fetch: Callable[[str], bytes], now: Callable[[], datetime]) -> None:
         self._fetch = fetch
         self._now = now
-        # One for the life of the check: each client has one token, and a new one voids it.
+        # One id for the life of the check. The server keeps one token per client: a new one voids the old.
         self._client = str(uuid.uuid4())
         self._token: CsrfToken | None = None
         self._lock = threading.Lock()
 
     @property
     def current(self) -> CsrfToken | None:
-        """The token, good or not; None as long as the server has not asked for one."""
+        """The token, valid or not; None as long as the server has not asked for one."""
         return self._token
 
     def is_due(self) -> bool:
-        """Whether it is time for a new one."""
+        """Whether it is time to renew the token."""
         token = self._token
         return token is not None and token.renew_at is not None and self._now() >= token.renew_at
 
     def renew(self, instead_of: CsrfToken | None) -> CsrfToken:
-        """The token that replaces one; of requests that run side by side, the first gets it for all.
+        """The token that replaces `instead_of`; the first of several concurrent requests gets it for all.
 
-        Raises what `fetch` does, or `ValueError`, `KeyError`, `TypeError` or `RecursionError` for what is no token.
+        Raises the errors of `fetch`, and `ValueError`, `KeyError`, `TypeError` or `RecursionError` if the response is
+        not a token.
         """
         with self._lock:
             if self._token is None or self._token is instead_of:
@@ -59,7 +60,7 @@ class CsrfTokens:
             return self._token
 
     def forget(self) -> None:
-        """Send none until the server asks for one again."""
+        """Send no token until the server asks for one again."""
         self._token = None
 
 

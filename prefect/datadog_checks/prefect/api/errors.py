@@ -1,6 +1,6 @@
-"""What can go wrong between the check and a Prefect server, each told in words that a user can act on.
+"""What can go wrong between the check and a Prefect server, with messages that a user can act on.
 
-No message holds a credential: they are built from the configured URL, which may hold none, and from statuses.
+No message contains credentials: messages are built from statuses and the configured URL, which must not have any.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 from datadog_checks.prefect.credentials import HEADER_OPTIONS
 
-# What belongs to an option that stands for several.
+# Options that are set together, by the one that stands for them.
 TOGETHER = {"username": ("username", "password"), "tls_cert": ("tls_cert", "tls_private_key")}
 
 
 class ApiError(Exception):
-    """A request, with its retries, did not give what was asked for."""
+    """A request failed, retries included."""
 
 
 class ServerUnusable(ApiError):
-    """Nothing that is sent to this URL can succeed: the whole check run ends. `remedy` says what to do about it."""
+    """No request to this URL can succeed, so that the check run ends. `remedy` says what to do."""
 
     def __init__(self, cause: str, remedy: str) -> None:
         super().__init__(f"{cause}. {remedy}")
@@ -32,12 +32,12 @@ class Unreachable(ServerUnusable):
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
             f"Prefect's API at {url} cannot be reached: {cause}",
-            "Is the server up, and is `prefect_url` the address that this Agent can reach it at?",
+            "Check that the server is up, and that this Agent can reach it at the address in `prefect_url`.",
         )
 
 
 class TlsFailed(ServerUnusable):
-    """No connection that TLS protects."""
+    """TLS cannot be established."""
 
 
 class CertificateRefused(TlsFailed):
@@ -48,155 +48,159 @@ class CertificateRefused(TlsFailed):
 
 
 class CertificateUntrusted(CertificateRefused):
-    """It is signed by nobody whom this host trusts, or by itself."""
+    """The certificate is self-signed, or signed by an authority that this host does not trust."""
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
             url,
             cause,
-            "It is not trusted: set `tls_ca_cert` to the certificate of the authority that signed it, or to the "
-            "certificate itself if it is self-signed.",
+            "It is not trusted: set `tls_ca_cert` to the CA certificate that signed it, or to the certificate itself "
+            "if it is self-signed.",
         )
 
 
 class CertificateOutOfDate(CertificateRefused):
-    """Its time is over, or has not begun."""
-
-    def __init__(self, url: str, cause: str) -> None:
-        super().__init__(
-            url, cause, "It is out of date: renew the server's or the proxy's certificate, and check this host's clock."
-        )
-
-
-class CertificateForAnotherName(CertificateRefused):
-    """It is for another host name or address."""
+    """The certificate has expired or is not valid yet."""
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
             url,
             cause,
-            "It is for another name: set `prefect_url` to a name in the certificate, or issue one for this name.",
+            "It has expired or is not valid yet: renew the server's or the proxy's certificate, or correct this host's "
+            "clock.",
+        )
+
+
+class CertificateForAnotherName(CertificateRefused):
+    """The certificate is for another host name or address."""
+
+    def __init__(self, url: str, cause: str) -> None:
+        super().__init__(
+            url,
+            cause,
+            "It is for another name: set `prefect_url` to a name in the certificate, or issue a certificate for this "
+            "name.",
         )
 
 
 class ClientCertificateWanted(TlsFailed):
-    """The other side wants a certificate of this Agent's, or refuses the one that it has."""
+    """The other side requires a client certificate, or refuses the one that is configured."""
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
-            f"TLS with {url} failed: the other side wants a client certificate that it trusts ({cause})",
-            "Set `tls_cert`, and `tls_private_key` where the key is in a file of its own.",
+            f"TLS with {url} failed: the server or a proxy requires a client certificate that it trusts ({cause})",
+            "Set `tls_cert`, and `tls_private_key` if the key is in a separate file.",
         )
 
 
 class TlsFilesUnusable(TlsFailed):
-    """A file that the instance's TLS options name cannot be read, or is not what it should be."""
+    """A file named in the TLS options is missing, unreadable or not what it should be."""
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
-            f"TLS with {url} cannot begin: {cause}",
-            "See that `tls_ca_cert`, `tls_cert` and `tls_private_key` are files in PEM format that the Agent can read, "
-            "and that the key is the certificate's.",
+            f"TLS with {url} cannot start: {cause}",
+            "Check that `tls_ca_cert`, `tls_cert` and `tls_private_key` are PEM files that the Agent can read, and "
+            "that the key belongs to the certificate.",
         )
 
 
 class TlsRefused(TlsFailed):
-    """The other side does not speak TLS, or not in a way that both sides know."""
+    """The other side does not use TLS, or both sides share no protocol or cipher."""
 
     def __init__(self, url: str, cause: str) -> None:
         plain = url.replace("https://", "http://", 1)
         super().__init__(
             f"TLS with {url} failed: {cause}",
-            f"If the server speaks plain HTTP at this port, set `prefect_url` to {plain}; else see "
-            "`tls_protocols_allowed` and `tls_ciphers`, and `tls_cert` if the other side wants a certificate of this "
-            "Agent's.",
+            f"If the server uses plain HTTP at this port, set `prefect_url` to {plain}. Otherwise, check "
+            "`tls_protocols_allowed` and `tls_ciphers`, and set `tls_cert` if a client certificate is required.",
         )
 
 
 class AccessDenied(ServerUnusable):
-    """401 or 403; `options` are those that the instance's credentials are set by."""
+    """Status 401, 403 or 407. `options` are the options that set the credentials."""
 
     def __init__(self, url: str, status: int, options: Sequence[str] = ()) -> None:
         if options:
             named = " and ".join(f"`{option}`" for name in options for option in TOGETHER.get(name, (name,)))
             remedy = f"Set {named} to what the server, or a proxy in front of it, expects."
             if set(options) <= set(HEADER_OPTIONS):
-                # They may be a proxy's, or none of credentials at all.
-                remedy += " A password of the server's own goes into `auth_string`."
+                # The headers may be for a proxy, or hold no credentials at all.
+                remedy += " If the server itself has a password, set `auth_string`."
         else:
             remedy = (
-                "Set `username` and `password`, or `auth_string`, to what the server expects, `api_key` for Prefect "
-                "Cloud, `headers` for a proxy."
+                "Set `username` and `password`, or `auth_string`, to what the server expects; `api_key` for Prefect "
+                "Cloud; `headers` for a proxy."
             )
         super().__init__(f"Prefect's API at {url} refused access with status {status}", remedy)
 
 
 class CsrfTokenRefused(ServerUnusable):
-    """The server refuses the CSRF token that it gave a moment ago."""
+    """The server refuses a CSRF token that it issued a moment ago."""
 
     def __init__(self, url: str, status: int) -> None:
         super().__init__(
-            f"Prefect's API at {url} refused with status {status} the CSRF token that it had given",
-            "Let a proxy in front of it pass on the headers Prefect-Csrf-Token and Prefect-Csrf-Client; servers behind "
-            "a load balancer need a database in common.",
+            f"Prefect's API at {url} refused its own CSRF token with status {status}",
+            "A proxy in front of it must pass on the headers Prefect-Csrf-Token and Prefect-Csrf-Client; servers "
+            "behind a load balancer must share one database.",
         )
 
 
 class NotPrefect(ServerUnusable):
-    """Something answers, but not as Prefect's API does."""
+    """Something answers at this URL, but it is not Prefect's API."""
 
     def __init__(self, url: str, found: str) -> None:
         remedy = "Set `prefect_url` to the address of Prefect's API"
         if not url.rstrip("/").endswith("/api") and "/workspaces/" not in url:
-            remedy += f", as a rule {url.rstrip('/')}/api"
-        super().__init__(f"What answers at {url} is not Prefect's API: {found}", f"{remedy}.")
+            remedy += f", usually {url.rstrip('/')}/api"
+        super().__init__(f"{url} is not Prefect's API: {found}", f"{remedy}.")
 
 
 class TokenUnavailable(ServerUnusable):
-    """The option `auth_token` gives no token."""
+    """The option `auth_token` provides no token."""
 
     def __init__(self, source: str, cause: str) -> None:
         super().__init__(
             f"`auth_token` gives no token from {source}: {cause}",
-            "Correct the settings of its `reader`, or what they lead to.",
+            "Correct the settings of its `reader`, or the file or server that they name.",
         )
 
 
 class UnsupportedVersion(ServerUnusable):
-    """A server from before Prefect 3, whose API is another one."""
+    """A server older than Prefect 3, which has another API."""
 
     def __init__(self, url: str, version: str) -> None:
         super().__init__(
-            f"{url} is a Prefect server of version {version}: this check works with version 3 and newer",
+            f"The server at {url} runs Prefect {version}; this check needs Prefect 3 or newer",
             "Upgrade the server.",
         )
 
 
 class Redirected(ServerUnusable):
-    """A redirect, which is not followed: a POST would arrive as a GET, and credentials at another host.
+    """A redirect, which is not followed: a POST might become a GET, and another host would receive the credentials.
 
-    `elsewhere` says that it leads to another path than the one asked for, as to a page for logging in.
+    `elsewhere`: whether it leads to another path than the requested one, for example to a login page.
     """
 
     def __init__(self, url: str, target: str, elsewhere: bool = False) -> None:
-        remedy = "Set `prefect_url` to where it leads; redirects are not followed."
+        remedy = "Redirects are not followed: set `prefect_url` to the final address of the API."
         if elsewhere:
             remedy = (
-                "Redirects are not followed. If that is the login of a proxy, give it what it takes from programs, by "
-                "`headers`, `username` and `password`, or `tls_cert`; else set `prefect_url` to where the API is."
+                "Redirects are not followed. If this is a proxy's login page, set the credentials that the proxy "
+                "accepts from programs (`headers`, `username` and `password`, or `tls_cert`); otherwise, set "
+                "`prefect_url` to the address of the API."
             )
         super().__init__(f"{url} redirects to {target}", remedy)
 
 
 class RequestFailed(ApiError):
-    """One kind of request fails while others may succeed."""
+    """One kind of request fails; others may succeed."""
 
     def __init__(self, request: str, cause: str) -> None:
         super().__init__(f"{request} failed: {cause}")
 
 
 class Rejected(RequestFailed):
-    """A 4xx that says that the request itself is not taken, such as 404, 405 or 422."""
+    """An error status that no other class stands for, such as 404, 422 or 500. `detail` is the server's reason."""
 
     def __init__(self, request: str, status: int, detail: str) -> None:
         super().__init__(request, f"status {status} {detail}".rstrip())
@@ -205,26 +209,26 @@ class Rejected(RequestFailed):
 
 
 class UnexpectedAnswer(RequestFailed):
-    """An answer whose shape is not the one that Prefect documents."""
+    """A response that does not have the form that Prefect documents."""
 
 
 class UnreadableAnswer(UnexpectedAnswer):
-    """An answer that is too large, or nested too deeply, to be taken in: a smaller page may be."""
+    """A response that is too large or nested too deeply. A smaller page may be readable."""
 
 
 class OutOfTime(ApiError):
-    """There was no time left for a request: of the check run (`of_run`), or of the share of what was asked for."""
+    """No time is left for a request: of the whole check run (`of_run`), or of the current share of it."""
 
     def __init__(self, request: str, budget_seconds: float, of_run: bool = True) -> None:
         what = f"the check run's {budget_seconds:g} s"
         super().__init__(
-            f"{request} was left out: {what if of_run else f'this share of {what}'} were used up. "
-            "A longer `min_collection_interval` gives it more."
+            f"{request} was left out: {f'{what} were' if of_run else f'its share of {what} was'} used up. "
+            "Raise `min_collection_interval` to give it more time."
         )
 
 
 class NoAnswerInTime(OutOfTime):
-    """The server did not answer a request within the time that there was for it."""
+    """The server did not answer a request within the time that was left for it."""
 
     def __init__(self, request: str, seconds: float) -> None:
         ApiError.__init__(
@@ -233,7 +237,7 @@ class NoAnswerInTime(OutOfTime):
 
 
 class LeftAlone(OutOfTime):
-    """The server asked, by `Retry-After`, not to be sent requests for longer than there was time for."""
+    """The server asked, by `Retry-After`, for a pause that is longer than the time that is left."""
 
     def __init__(self, request: str, seconds: float) -> None:
-        ApiError.__init__(self, f"{request} was left out: the server asks for no requests for another {seconds:.0f} s.")
+        ApiError.__init__(self, f"{request} was left out: the server asked for a pause of another {seconds:.0f} s.")

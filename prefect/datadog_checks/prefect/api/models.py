@@ -1,7 +1,7 @@
-"""The objects that Prefect's API answers with, reduced to the fields that the check reads.
+"""The objects in the responses of Prefect's API, reduced to the fields that the check reads.
 
-Every field but an object's identity may be missing: versions differ, and one odd object must not cost a page. What
-people send is bounded here, whatever its shape: see `answers`, which reads these models.
+All fields but the identity may be missing: versions differ, and one odd object must not cost a whole page. Texts and
+lists that users choose are cut here; `answers`, which parses these models, limits everything else.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ StateType = Literal[
 STATE_TYPES: frozenset[str] = frozenset(get_args(StateType))
 TERMINAL: frozenset[str] = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 
-# Dates out of these bounds are nobody's time, and the ends of the calendar are too near to them to calculate with.
+# Dates outside these bounds are bogus, and date arithmetic near the ends of the calendar would overflow.
 EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 Moment = Annotated[AwareDatetime, Field(ge=EARLIEST, le=LATEST)]
-# As large as a column of a database; JSON has numbers with which floats cannot be calculated.
+# Fits into a database column. JSON allows larger integers, which overflow in arithmetic with floats.
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
-# A time that something took: no more than a century.
+# A duration, at most a century.
 Seconds = Annotated[float, Field(ge=0, le=100 * 366 * 86400)]
-# Names are cut: Prefect sets no bound to most of them, and Datadog shows no more of a tag.
+# Names are cut: Prefect does not limit most of them, and Datadog cuts tags anyway.
 MOST_CHARACTERS = 1000
 MOST_MESSAGE_CHARACTERS = 4000
 MESSAGE = "prefect.state-message"
-# The labels of an event that say something here. Anybody may send 500 of a megabyte each.
+# The labels of events that the check reads. Anybody may send 500 labels of a megabyte each.
 LABELS = frozenset(
     {
         "prefect.resource.id",
@@ -75,14 +75,14 @@ Labels = Annotated[Mapping[str, str | None], BeforeValidator(_known_labels)]
 
 
 class ApiModel(BaseModel):
-    """An answer's object; `essential` names the fields without which it says little, to be warned of when absent."""
+    """An object in a response. `essential` names the fields whose absence causes a warning."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
     essential: ClassVar[tuple[str, ...]] = ()
 
 
 class ApiObject(ApiModel):
-    """An object that the server knows by its id, the one field that cannot be missing."""
+    """An object with an id, the one field that must not be missing."""
 
     id: str
 
@@ -136,7 +136,7 @@ class FlowRun(ApiObject):
 class WorkPool(ApiObject):
     essential = ("name", "status")
 
-    # Whole, since the server is asked by it.
+    # Not cut: requests to the server contain it.
     name: str | None = None
     type: Name | None = None
     status: Literal["READY", "NOT_READY", "PAUSED"] | None = None
@@ -209,7 +209,7 @@ class TaskInput(ApiModel):
 
 
 class TaskRunPayload(ApiModel):
-    """The task run as its own process saw it when it sent the event. Nulls are left out by the sender."""
+    """The task run as its own process saw it when it sent the event. The sender omits nulls."""
 
     task_key: Name | None = None
     dynamic_key: Name | None = None
@@ -233,7 +233,7 @@ class TaskRun(ApiObject, TaskRunPayload):
 
     @property
     def entered_terminal_at(self) -> datetime | None:
-        """When it entered its current state, where that is a terminal one."""
+        """When it entered its current state, if that is a terminal one."""
         return self.state.timestamp if self.state and self.state_type in TERMINAL else None
 
 
@@ -265,7 +265,7 @@ class EventPageModel(ApiModel):
 
 @dataclass(frozen=True)
 class EventQuery:
-    """What a page of events was asked for by: filters without the times, a span of time, and a number of events."""
+    """The query for a page of events: filters without times, the time span, and the page size."""
 
     criteria: Mapping[str, Any]
     since: datetime
@@ -275,9 +275,9 @@ class EventQuery:
 
 @dataclass(frozen=True)
 class EventPage:
-    """A page of events, the total of the whole query, and where the server thinks that the next page is.
+    """A page of events, the total of the whole query, and the server's link to the next page.
 
-    `rest` is in its place where the page ends at a time before which the other events are to be asked for anew.
+    If `rest` is set, it replaces the link: the next page is a new query for events up to this time.
     """
 
     events: list[Event]
@@ -287,7 +287,7 @@ class EventPage:
     rest: datetime | None = None
 
 
-# What a warning shows of fields, of which a damaged answer may have any number, with names of any length.
+# Limits of what a warning shows: a damaged response may have any number of fields, with names of any length.
 MOST_FIELDS = 30
 MOST_FIELD_CHARACTERS = 100
 MOST_LEFT_OUT = 5
@@ -297,14 +297,14 @@ MOST_TOLD = 10_000
 
 
 class Oddities:
-    """What of the answers of one check run was not taken, for one warning in all.
+    """What was dropped from the responses of one check run, for one warning.
 
-    Fields that do not parse are counted by kind of object and field. Objects that are left out are named, by ids that
-    are cut, and never by what is in them. What stays odd is told of in one check run only.
+    Fields that do not parse are counted by type of object and field. Objects that are left out are named by their id,
+    which is cut, and never by their content. Each oddity is reported in one check run only, even if it persists.
     """
 
     def __init__(self, before: Oddities | None = None) -> None:
-        """`before` are those of the check run before this one."""
+        """`before` belongs to the previous check run."""
         self._fields: dict[tuple[str, str], int] = {}
         self._left_out: dict[tuple[str, str], int] = {}
         self._without_identity: Counter[tuple[str, str]] = Counter()
@@ -312,7 +312,7 @@ class Oddities:
         self._tells: set[str] = set()
 
     def note(self, model: type[ApiModel], field: str, identity: str) -> None:
-        """Note a field of an object that is missing, or does not parse."""
+        """Note a field of an object that is missing or does not parse."""
         if self._is_new(f"{model.__name__} {identity[:MOST_ID_CHARACTERS]} {field[:MOST_FIELD_CHARACTERS]}"):
             _count(self._fields, (model.__name__, field[:MOST_FIELD_CHARACTERS]), MOST_FIELDS, ("other", "fields"))
 
@@ -320,20 +320,20 @@ class Oddities:
         """Note an object that cannot be read or evaluated at all."""
         kind = f"{model.__name__} {shortened(identity)}".rstrip(), why[:MOST_REASON_CHARACTERS]
         if not identity:
-            # The second one of a kind is another object, so long as both are there.
+            # Without an id, a second one in the same check run counts as another object.
             self._without_identity[kind] += 1
         if self._is_new(f"{kind} {self._without_identity[kind]}"):
-            _count(self._left_out, kind, MOST_LEFT_OUT, ("others", "likewise"))
+            _count(self._left_out, kind, MOST_LEFT_OUT, ("others", "similar reasons"))
 
     def _is_new(self, thing: str) -> bool:
-        """Whether no check run before this one has told of it."""
+        """Whether no earlier check run has reported it."""
         if thing not in self._told:
             self._told[thing] = None
             self._tells.add(thing)
         return thing in self._tells
 
     def __bool__(self) -> bool:
-        """Whether there are fields that did not parse."""
+        """Whether fields were missing or did not parse."""
         return bool(self._fields)
 
     def __str__(self) -> str:
@@ -341,25 +341,25 @@ class Oddities:
 
     @property
     def left_out(self) -> str:
-        """The objects that were left out; empty where there are none."""
+        """The objects that were left out, and why; empty if there are none."""
         return "; ".join(
             f"{name}{f' ({count} times)' if count > 1 else ''}: {why}" for (name, why), count in self._left_out.items()
         )
 
 
 def _count(kinds: dict[tuple[str, str], int], kind: tuple[str, str], most: int, rest: tuple[str, str]) -> None:
-    """Count one of a kind, or of the rest where there are so many kinds."""
+    """Count one of a kind, or of the `rest` if there are `most` kinds already."""
     if kind not in kinds and len(kinds) >= most:
         kind = rest
     kinds[kind] = kinds.get(kind, 0) + 1
 
 
 def shortened(identity: str) -> str:
-    """An id, or what somebody sent in place of one, as far as it may be shown."""
+    """An id, or whatever was sent as one, cut and printable."""
     shown = "".join(character if character.isprintable() else "_" for character in identity[:MOST_ID_CHARACTERS])
     return f"{shown}..." if len(identity) > MOST_ID_CHARACTERS else shown
 
 
 def utc_text(moment: datetime) -> str:
-    """The moment as Prefect's filters take it."""
+    """The moment in the format of Prefect's filters."""
     return moment.isoformat().replace("+00:00", "Z")

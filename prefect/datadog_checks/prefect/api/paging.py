@@ -1,4 +1,4 @@
-"""Reading a whole set page by page while its objects come and go, whatever page size the server allows."""
+"""Reads a whole set page by page while objects come and go, whatever page size the server allows."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .models import ApiObject, utc_text
 
 DEFAULT_PAGE_SIZE = 200
 RESTARTS = 3
-# As many ids as a request should carry.
+# The most ids in one request.
 MOST_IDS = 512
-# What one reading may keep in memory.
+# The most objects that one reading keeps in memory.
 MOST_OBJECTS = 5000
-# So often a single object that makes the server fail is asked for before it is left out.
+# Attempts to read a single object that makes the server fail, before it is left out.
 ATTEMPTS_FOR_ONE = 4
-# Beyond all objects: what shows that the server fails for what it is asked for, and not for everything.
+# Beyond all objects. If the server can return this empty page, it fails because of an object, not in general.
 FAR_OFFSET = 1_000_000
-# Ids of objects that cannot be read, which are not asked for again.
+# Ids of unreadable objects, which are not requested again.
 MOST_UNREADABLE = 10_000
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -34,7 +34,7 @@ Object = TypeVar("Object", bound=ApiObject)
 
 @dataclass(frozen=True)
 class Order(Generic[Object]):
-    """An order by a time: what the server calls it, the filter's field, and the same of an object."""
+    """An order by a time: the server's name for it, the field to filter by, and how to get it from an object."""
 
     sort: str
     field: str
@@ -42,18 +42,19 @@ class Order(Generic[Object]):
     descending: bool = False
 
     def onward(self, last: datetime) -> dict[str, str]:
-        """The filter for objects from this time on, it included."""
+        """The filter for objects from this time on, inclusive."""
         return {"before_" if self.descending else "after_": utc_text(last)}
 
     def last(self, times: Iterable[datetime]) -> datetime:
+        """The time that comes last in this order."""
         return min(times) if self.descending else max(times)
 
 
 @dataclass(frozen=True)
 class Page(Generic[Object]):
-    """What parsed of a page that held `size` objects of the `asked` ones.
+    """The objects of a page that parsed. The page had `size` objects, `asked` were requested.
 
-    `is_left_out` says that it is one object, which cannot be read at all.
+    `is_left_out`: the page is a single object that cannot be read.
     """
 
     objects: list[Object]
@@ -67,17 +68,17 @@ class Page(Generic[Object]):
 
     @property
     def next_size(self) -> int:
-        """How many objects to ask for after it: few where it could only be read in parts."""
+        """The size of the next page. It grows slowly after a page that could only be read in parts."""
         return 1 if self.is_left_out else min(2 * self.asked, DEFAULT_PAGE_SIZE)
 
 
 class Pager:
     """Reads pages from `/…/filter` endpoints.
 
-    The page size that the server allows is learned from its refusals and kept.
-    One object may be too large to be read, or make the server fail in each page that it is on, as a flow run with a
-    parameter of 2**64 does: such a page is asked for again in smaller ones, and the object that is alone on one in the
-    end is left out.
+    It learns the page size that the server allows from its refusals.
+
+    An object may be too large, or make the server fail on each page that contains it, as a flow run with a parameter
+    of 2**64 does. Such a page is requested again in smaller pages, down to that one object, which is left out.
     """
 
     def __init__(self, client: Client) -> None:
@@ -88,7 +89,7 @@ class Pager:
     def page(
         self, model: type[Object], path: str, body: Mapping[str, Any], at_most: int = DEFAULT_PAGE_SIZE
     ) -> Page[Object]:
-        """One page, of not more than `at_most` objects. Raises `ApiError`."""
+        """One page of at most `at_most` objects. Raises `ApiError`."""
         size, attempts = at_most, 0
         while True:
             limit = min(size, self._page_size)
@@ -112,8 +113,10 @@ class Pager:
     def by_offset(self, model: type[Object], path: str, body: Mapping[str, Any]) -> list[Object]:
         """All objects of an endpoint that can only be paged by offset.
 
-        Each page but the first begins with the last object of the one before. Where that is not so, the set has shifted
-        in between, and the walk starts again. So it does where a page has nothing but objects that are known.
+        Each page overlaps the previous one by one object. If that object is missing, or if a page has no new objects,
+        the set has changed in between, and reading starts over.
+
+        Raises `RequestFailed` if that happens too often, or if there are more than `MOST_OBJECTS` objects.
         """
         for _ in range(RESTARTS):
             objects = self._walk_offsets(model, path, body)
@@ -138,7 +141,7 @@ class Pager:
             if len(found) > MOST_OBJECTS:
                 raise RequestFailed(f"POST {path}", f"there are more than {MOST_OBJECTS} objects")
             at_most = page.next_size
-            # A page of one, or one with an object that did not parse, has no last object to begin the next page with.
+            # A page of one object, or with an object that did not parse, cannot overlap the next page.
             overlap = int(page.size > 1 and page.size == len(page.objects))
             anchor = page.objects[-1].id if overlap else None
             offset += page.size - overlap
@@ -152,11 +155,11 @@ class Pager:
         order: Order[Object],
         excludes_ids: bool,
     ) -> Iterator[list[Object]]:
-        """Pages in the order of a time that does not change, each beginning at the time where the last one ended.
+        """Pages ordered by a time that does not change. Each begins at the time where the last one ended.
 
-        `criteria` are a filter of this `kind`. Objects of the same time as the last one are left out by their ids where
-        the endpoint can (`excludes_ids`), else by an offset among them. A server that gives the same page again is not
-        asked for ever.
+        `criteria` is a filter of this `kind`. Objects with exactly that time were read already: they are excluded by
+        id if the endpoint supports it (`excludes_ids`), otherwise skipped by an offset. Raises `RequestFailed` if the
+        server returns the same page again, or objects without a time.
         """
         known: set[str] = set()
         ties: set[str] = set()
@@ -197,7 +200,7 @@ class Pager:
     def by_ids(
         self, model: type[Object], path: str, kind: str, ids: Collection[str], at_most: int = DEFAULT_PAGE_SIZE
     ) -> Iterator[Object]:
-        """The objects of these ids that exist, page by page; those that are no UUIDs are not asked for."""
+        """The existing objects with these ids, read page by page. Ids that are not UUIDs are ignored."""
         pending = sorted(identity for identity in set(ids) - self._unreadable.keys() if is_uuid(identity))
         size = at_most
         while pending:
@@ -208,7 +211,7 @@ class Pager:
                 continue
             yield from page.objects
             size = 1 if page.is_left_out else min(2 * size, at_most)
-            # A full page may be a cut one, when the server allowed less than was asked for.
+            # A full page may be incomplete, if the server allows less than was requested.
             settled = set(asked) if page.is_last or page.is_left_out else {item.id for item in page.objects}
             if not settled & set(asked):
                 return
@@ -217,9 +220,9 @@ class Pager:
     def _page_of_ids(
         self, model: type[Object], path: str, kind: str, ids: list[str], may_fail: bool
     ) -> Page[Object] | None:
-        """The objects of these ids, or None where they are too many for one page, or one of them cannot be read.
+        """The objects with these ids; None if they are too many for one page, or one of them cannot be read.
 
-        `may_fail` says that it is known that the endpoint answers.
+        `may_fail`: the endpoint is known to work, so a failure is due to the objects.
         """
         body = {kind: {"id": {"any_": ids}}}
         if len(ids) == 1:
@@ -242,12 +245,12 @@ class Pager:
         return self._client.post(path, self._reader(model), body)
 
     def _raise_unless_about_content(self, error: RequestFailed, path: str, body: Mapping[str, Any]) -> None:
-        """Raise the error again where fewer objects, or others, could not be read either."""
+        """Raise the error again unless it is due to the content of the page."""
         if isinstance(error, UnreadableAnswer):
             return
         if not isinstance(error, Rejected) or error.status != 500:
             raise error
-        # It may be the server that fails, and not what it is asked for: then so it does where there is nothing to tell.
+        # If the server itself fails, it fails for an empty page too.
         self._client.post(path, _nothing, {**body, "offset": FAR_OFFSET, "limit": 1})
 
     def _reader(self, model: type[Object]) -> Callable[[bytes], tuple[list[Object], int]]:
@@ -262,11 +265,11 @@ def is_uuid(identity: str) -> bool:
 
 
 def _nothing(_: bytes) -> None:
-    """Parses an answer that is not looked at."""
+    """Ignores the response."""
 
 
 def _allowed_page_size(refusal: Rejected, asked: int) -> int:
-    """The page size to ask for after a refusal, or the refusal itself where it is about something else."""
+    """The page size to request after a refusal. Raises the refusal if it is not about the page size."""
     if refusal.status != 422 or "limit" not in refusal.detail.lower() or asked <= 1:
         raise refusal
     named = re.search(r"less than or equal to (\d+)", refusal.detail)

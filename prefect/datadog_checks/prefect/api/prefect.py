@@ -1,4 +1,4 @@
-"""Prefect's REST API, an endpoint a method, as far as the check reads it. All methods raise `ApiError`."""
+"""The part of Prefect's REST API that the check reads, one method per endpoint. All methods raise `ApiError`."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from .models import (
 from .paging import MOST_OBJECTS, Order, Page, Pager, is_uuid
 from .versions import lists_tag_limits_as_global
 
-EVENTS_PAGE_SIZE = 50  # the most that the server gives
+EVENTS_PAGE_SIZE = 50  # the server's limit
 EVENTS_KEPT = timedelta(days=7)
-# As many resources as are asked for the events of at a time.
+# The most resources in one query for events.
 MOST_RESOURCES = 100
-# The server takes some 10 ms for each of them.
+# The server takes some 10 ms for each deployment.
 DEPLOYMENTS_PAGE_SIZE = 50
 INSTANT = timedelta(microseconds=1)
-# Of an answer that is a number or a short text: what is longer is neither, and does not parse.
+# A response that is a number or a short text is cut to this length: anything longer is neither, and fails to parse.
 MOST_SCALAR_BYTES = 1000
 
-# Filters and orders are chosen so that the server's database can answer from one index, however many runs it has: on
-# SQLite a filter by state beside one by time makes it walk through all runs of that state.
+# Each filter and order is chosen so that the server's database can use one index, however many runs it has: SQLite
+# scans all runs of a state if a query filters by state and by time.
 CREATED: Order[FlowRun] = Order("EXPECTED_START_TIME_ASC", "expected_start_time", lambda run: run.expected_start_time)
 DUE: Order[FlowRun] = Order(
     "NEXT_SCHEDULED_START_TIME_ASC", "next_scheduled_start_time", lambda run: run.next_scheduled_start_time
@@ -60,7 +60,7 @@ NO_SUBFLOWS = {"subflow_runs": {"exists_": False}}
 
 
 class PrefectApi:
-    """The server's objects, as they are in `run`, the check run that is under way."""
+    """The server's objects. `run` is the current check run."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -73,7 +73,7 @@ class PrefectApi:
         return self._client.url
 
     def start_run(self, budget_seconds: float) -> CheckRun:
-        """A check run begins, whose requests may take so long together."""
+        """Start a check run, whose requests may take `budget_seconds` in total."""
         return self._client.start_run(budget_seconds)
 
     @property
@@ -82,15 +82,15 @@ class PrefectApi:
 
     @property
     def oddities(self) -> Oddities:
-        """What of the answers of this check run was not taken."""
+        """What was dropped from the responses of this check run."""
         return self.run.oddities
 
     def seconds_left(self) -> float:
-        """What is left of the check run's time, or of the share of it that is being used."""
+        """The seconds left of the check run's time, or of the current share of it."""
         return self.run.time.seconds_left()
 
     def now(self) -> datetime:
-        """The server's clock."""
+        """The current time by the server's clock."""
         return self.run.clock.now()
 
     def is_healthy(self) -> bool:
@@ -100,15 +100,15 @@ class PrefectApi:
         return 200 <= self._client.status_of("/ready").status < 300
 
     def version(self) -> str:
-        """The server's version, such as 3.8.8; raises `NotPrefect` where something else answers."""
+        """The server's version, such as 3.8.8. Raises `NotPrefect` if something else answers."""
         try:
             version: str = self._client.get("/admin/version", _read_text)
         except Rejected as refusal:
             if refusal.status in (404, 405):
-                raise NotPrefect(self.url, f"it answers {refusal.status} to GET /admin/version") from None
+                raise NotPrefect(self.url, f"GET /admin/version returns status {refusal.status}") from None
             raise
         except UnexpectedAnswer:
-            raise NotPrefect(self.url, "its answer to GET /admin/version is no version") from None
+            raise NotPrefect(self.url, "GET /admin/version returns no version") from None
         self._version = version
         return version
 
@@ -116,7 +116,7 @@ class PrefectApi:
         return self._pager.by_offset(WorkPool, "/work_pools/filter", {})
 
     def workers(self, pool_name: str, alive_since: datetime) -> list[Worker]:
-        """The pool's workers whose last heartbeat is not older than `alive_since`."""
+        """The pool's workers with a heartbeat since `alive_since`."""
         path = f"/work_pools/{quote(pool_name, safe='')}/workers/filter"
         criteria = {"last_heartbeat_time": {"after_": utc_text(alive_since)}}
         return self._pager.by_offset(Worker, path, {"workers": criteria})
@@ -128,26 +128,26 @@ class PrefectApi:
         return list(self._pager.by_ids(WorkQueue, "/work_queues/filter", "work_queues", ids))
 
     def concurrency_limits(self) -> list[ConcurrencyLimit]:
-        """The global concurrency limits, those of tags (`tag:…`) and deployments (`deployment:…`) among them."""
+        """The global concurrency limits, including those of tags (`tag:…`) and deployments (`deployment:…`)."""
         return self._pager.by_offset(ConcurrencyLimit, "/v2/concurrency_limits/filter", {})
 
     def tag_concurrency_limits(self) -> list[TagConcurrencyLimit]:
-        """The concurrency limits of tags; none where the global ones are known to have them."""
+        """The concurrency limits of tags; none if the server lists them among the global ones."""
         if lists_tag_limits_as_global(self._version):
             return []
         return self._pager.by_offset(TagConcurrencyLimit, "/concurrency_limits/filter", {})
 
     def deployments(self, sort: str, offset: int, at_most: int) -> Page[Deployment]:
-        """A page of deployments; they take the server longer than anything else, some 10 ms each."""
+        """A page of deployments. They are the slowest objects: the server takes some 10 ms for each."""
         return self._pager.page(Deployment, "/deployments/filter", {"sort": sort, "offset": offset}, at_most)
 
     def count_deployments(self, ids: Collection[str] | None = None) -> int:
-        """How many deployments there are, or are of these ids."""
+        """How many deployments exist, of these ids or in total."""
         criteria = {} if ids is None else {"deployments": {"id": {"any_": sorted(ids)}}}
         return self._count("/deployments/count", criteria)
 
     def deployments_by_id(self, ids: Collection[str]) -> Iterator[Deployment]:
-        """The deployments of these ids that exist, read page by page; so do all methods `…_by_id`."""
+        """The existing deployments with these ids, read page by page, as in all methods `…_by_id`."""
         return self._pager.by_ids(Deployment, "/deployments/filter", "deployments", ids, DEPLOYMENTS_PAGE_SIZE)
 
     def flows_by_id(self, ids: Collection[str]) -> Iterator[Flow]:
@@ -162,7 +162,7 @@ class PrefectApi:
         return self._flow_runs({"state": {"name": {"any_": sorted(names)}}}, CREATED)
 
     def due_flow_runs(self, by: datetime) -> list[FlowRun]:
-        """The SCHEDULED runs whose next start is not later; others have none."""
+        """The SCHEDULED runs whose next scheduled start is not after `by`. Other runs have no next start."""
         return self._flow_runs({"next_scheduled_start_time": {"before_": utc_text(by)}}, DUE)
 
     def ended_flow_runs(self, since: datetime) -> list[FlowRun]:
@@ -171,27 +171,27 @@ class PrefectApi:
     def flow_runs_in_sight(
         self, types: Collection[str], names: Collection[str], due_by: datetime, ended_since: datetime | None
     ) -> list[FlowRun] | None:
-        """All that the methods above give for these arguments, in one request; None where one page cannot hold them."""
+        """What the four methods above return, in one request; None if one page cannot hold it."""
         state = {"operator": "or_", "type": {"any_": sorted(types)}, "name": {"any_": sorted(names)}}
         criteria = {"state": state, "next_scheduled_start_time": {"before_": utc_text(due_by)}}
         if ended_since is not None:
             criteria["end_time"] = {"after_": utc_text(ended_since)}
-        # Sorted by what no index has, SQLite takes an index for each of the alternatives.
+        # No index has this order, so that SQLite uses an index for each of the alternatives instead.
         body = {"flow_runs": {"operator": "or_", **criteria}, "sort": "START_TIME_ASC"}
         page = self._pager.page(FlowRun, "/flow_runs/filter", body)
         return page.objects if page.is_last else None
 
     def planned_flow_runs(self, deployment_ids: Collection[str] | None, after: datetime) -> Iterator[list[FlowRun]]:
-        """Pages of the SCHEDULED runs of these deployments, or of none, whose next start is not earlier."""
+        """Pages of the SCHEDULED runs that start at `after` or later, of these deployments or, if None, of none."""
         return self._pages(self._planned(deployment_ids, after), DUE)
 
     def count_planned(self, after: datetime) -> int:
-        """How many SCHEDULED runs have a next start that is not earlier."""
+        """How many SCHEDULED runs start at `after` or later."""
         criteria = {"next_scheduled_start_time": {"after_": utc_text(after)}}
         return self._count("/flow_runs/count", {"flow_runs": criteria})
 
     def count_planned_of(self, deployment_ids: Collection[str] | None, after: datetime) -> int:
-        """How many of them belong to these deployments, or to none."""
+        """How many of them belong to these deployments or, if None, to no deployment."""
         return self._count("/flow_runs/count", {"flow_runs": self._planned(deployment_ids, after)})
 
     @staticmethod
@@ -212,11 +212,11 @@ class PrefectApi:
         return self._pager.by_ids(FlowRun, "/flow_runs/filter", "flow_runs", ids)
 
     def flow_run_history(self, run_id: str) -> list[State]:
-        """The run's states in the order of time; empty when the run is gone."""
+        """The run's states in chronological order; empty if the run was deleted."""
         return self._history("/flow_run_states/", {"flow_run_id": run_id})
 
     def task_run_history(self, run_id: str) -> list[State]:
-        """The same of a task run."""
+        """The same for a task run."""
         return self._history("/task_run_states/", {"task_run_id": run_id})
 
     def _history(self, path: str, params: Mapping[str, str]) -> list[State]:
@@ -228,28 +228,28 @@ class PrefectApi:
     def unfinished_task_runs(
         self, types: Collection[str], since: datetime | None = None, until: datetime | None = None
     ) -> Iterator[list[TaskRun]]:
-        """Pages of the task runs in states of these types that were created within these bounds, the newest first.
+        """Pages of the task runs in states of these types, created between these times, newest first.
 
-        As everywhere, those that stand for subflows are not among them.
+        No method returns task runs that stand for subflows.
         """
         return self._task_pages(self._unfinished(types, since, until), NEWEST_TASK)
 
     def count_unfinished(self, types: Collection[str], since: datetime | None, until: datetime) -> int:
-        """How many there are."""
+        """How many task runs `unfinished_task_runs` would return."""
         criteria = {**self._unfinished(types, since, until), **NO_SUBFLOWS}
         return self._count("/task_runs/count", {"task_runs": criteria})
 
     def ended_task_runs(self, since: datetime) -> list[TaskRun]:
-        """Raises `Rejected` with status 422 on servers before 3.6.22, which cannot be asked for it."""
+        """Task runs that ended since then. Raises `Rejected` with status 422 on servers before 3.6.22."""
         return _all(self._task_pages({"end_time": {"after_": utc_text(since)}}, ENDED_TASK))
 
     def count_ended_task_runs(self, since: datetime, until: datetime) -> int:
-        """How many task runs ended between these times; likewise."""
+        """How many task runs ended between these times. Raises `Rejected` as `ended_task_runs` does."""
         criteria = {"end_time": {"after_": utc_text(since), "before_": utc_text(until)}}
         return self._count("/task_runs/count", {"task_runs": {**criteria, **NO_SUBFLOWS}})
 
     def task_runs_that_never_ran(self, types: Collection[str], created_since: datetime) -> list[TaskRun]:
-        """Those that came to such an end without one time of it; likewise."""
+        """Task runs in states of these types without an end time. Raises `Rejected` as `ended_task_runs` does."""
         criteria = {
             "state": {"type": {"any_": sorted(types)}},
             "end_time": {"is_null_": True},
@@ -273,12 +273,11 @@ class PrefectApi:
         return self._pager.by_ids(TaskRun, "/task_runs/filter", "task_runs", ids)
 
     def events(self, criteria: Mapping[str, Any], since: datetime, until: datetime, limit: int) -> EventPage:
-        """The newest `limit` events of a span of time, both ends included, and their total.
+        """The newest `limit` events of a time span, both ends included, and the total number of events in it.
 
-        They may be fewer where so many are too large to be read at once; one that is too large alone is there without
-        what it tells.
+        Returns fewer events if a page of `limit` is too large. An event that is too large by itself has no content.
         """
-        # A page of events of a megabyte each takes the server seconds, and is not asked for again and again.
+        # Remembered, because a page with events of a megabyte each takes the server seconds.
         limit = min(limit, self._events_at_once)
         while True:
             occurred = {"since": utc_text(since), "until": utc_text(until)}
@@ -297,9 +296,9 @@ class PrefectApi:
             limit = self._events_at_once = limit // 2
 
     def next_events(self, page: EventPage) -> EventPage | None:
-        """The page after this one, or None. Of the server's own link only the token is used: its host is a guess.
+        """The next page, or None. Only the token of the server's link is used: its host may be wrong.
 
-        Where it is too large, the events follow in smaller pages, the last one once more.
+        If the page is too large, a smaller page is read instead, which repeats the last event.
         """
         query = page.query
         if query is not None and page.rest is not None:
@@ -311,7 +310,7 @@ class PrefectApi:
         try:
             token = parse_qs(urlsplit(page.next_page or "").query).get("page-token")
         except ValueError:
-            raise RequestFailed("GET /events/filter/next", "the link to it is no URL") from None
+            raise RequestFailed("GET /events/filter/next", "the link to the next page is not a URL") from None
         if not token:
             return None
         try:
@@ -323,11 +322,11 @@ class PrefectApi:
             self._events_at_once = max(1, query.limit // 2)
             return self.events(query.criteria, query.since, until, self._events_at_once)
         if following.next_page == page.next_page:
-            raise RequestFailed("GET /events/filter/next", "its link leads back to itself")
+            raise RequestFailed("GET /events/filter/next", "the page links back to itself")
         return replace(following, query=query)
 
     def _without_newest(self, criteria: Mapping[str, Any], since: datetime, until: datetime, cause: str) -> EventPage:
-        """A page with an event in the place of the newest of a span, of which nothing but its time can be found out."""
+        """A page with a placeholder for the newest event, which cannot be read: only its time is found, by totals."""
 
         def total(first: datetime) -> int:
             return self.events(criteria, first, until, 0).total
@@ -346,7 +345,7 @@ class PrefectApi:
         return EventPage([event] if count else [], count, None, query, rest=earliest - INSTANT)
 
     def events_of(self, resource_ids: Collection[str]) -> list[Event]:
-        """All events that the server still keeps of these resources, such as `prefect.flow-run.<id>`."""
+        """All events that the server still has of these resources, such as `prefect.flow-run.<id>`."""
         events: dict[str, Event] = {}
         wanted = sorted(resource_ids)
         for position in range(0, len(wanted), MOST_RESOURCES):
@@ -360,7 +359,7 @@ class PrefectApi:
                 known = len(events)
                 events.update((event.id, event) for event in page.events)
                 if page.next_page and len(events) == known:
-                    raise RequestFailed("GET /events/filter/next", "its pages bring nothing new")
+                    raise RequestFailed("GET /events/filter/next", "the page has nothing new")
                 if len(events) > MOST_OBJECTS:
                     raise RequestFailed("POST /events/filter", f"there are more than {MOST_OBJECTS} events")
                 page = self.next_events(page)
@@ -371,7 +370,7 @@ class PrefectApi:
 
 
 def _all(pages: Iterator[list[Item]]) -> list[Item]:
-    """All objects of some pages. Raises `RequestFailed` where they are more than may be kept in memory."""
+    """All objects of these pages. Raises `RequestFailed` if there are more than `MOST_OBJECTS`."""
     found: list[Item] = []
     for page in pages:
         found += page

@@ -1,4 +1,4 @@
-"""The time of a check run: how long a request may take, in which share, and which endpoints are to be left alone."""
+"""The time of a check run: how long each request may take, and which endpoints must not be requested for a while."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from contextlib import contextmanager
 
 from .errors import LeftAlone, NoAnswerInTime, OutOfTime
 
-# Less than this is not enough for an answer.
+# A request with less time than this cannot succeed.
 LEAST_TIMEOUT_SECONDS = 0.05
-# A server that asks to be left alone for longer is asked again all the same: nobody would look for what it forgot.
+# Longer pauses are cut to this, so that a wrong `Retry-After` does not stop the check unnoticed.
 MOST_PAUSE_SECONDS = 600.0
-# What tells whether the server lives is asked for also while it wants to be left alone with everything else.
+# These endpoints are requested even while the server asks for a pause of everything else.
 SIGNS_OF_LIFE = frozenset({"/health", "/ready"})
 NAME_IN_PATH = re.compile(r"^/work_pools/[^/]+/")
 
 
 class TimeBudget:
-    """The seconds that the requests of one check run may take together.
+    """The seconds that the requests of one check run may take in total.
 
-    Endpoints are paths; those that hold a name are one. `share` bounds what is asked for within it, so that nothing
-    takes the time of what follows. `paused_until` outlives the check run: when endpoints may be asked again that want
-    to be left alone.
+    An endpoint is a path, without the names in it. `share` limits the requests within it, so that they do not use the
+    time of those that follow. `paused_until`, which outlives the check run, says when an endpoint may be requested
+    again, in seconds of the monotonic clock.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class TimeBudget:
         self._seconds = seconds
         self._end = self._deadline = monotonic() + seconds
         self._paused_until = paused_until
-        # How long endpoints did not answer.
+        # For how many seconds each endpoint did not answer.
         self._waited: dict[str, float] = {}
 
     @contextmanager
     def share(self, fraction: float) -> Iterator[None]:
-        """Leave no more than this fraction of what is left to the requests that are sent meanwhile."""
+        """Limit the requests within this context to a fraction of the time that is left."""
         outer = self._deadline
         self._deadline = self.monotonic() + fraction * self.seconds_left()
         try:
@@ -52,15 +52,15 @@ class TimeBudget:
             self._deadline = outer
 
     def seconds_left(self) -> float:
-        """What is left of the share."""
+        """The seconds left of the current share."""
         return max(0.0, self._deadline - self.monotonic())
 
     def pause(self, path: str, seconds: float) -> None:
-        """The endpoint asked to be left alone for so long."""
+        """Do not request this endpoint for this long, as the server asked, but for ten minutes at most."""
         self._paused_until[_endpoint(path)] = self.monotonic() + min(seconds, MOST_PAUSE_SECONDS)
 
     def wait(self, path: str, seconds: float) -> bool:
-        """Wait until the endpoint may be asked again, for so long at least; False where there is no time for that."""
+        """Wait at least this long, and until the endpoint may be requested. Returns False if time is too short."""
         until = max(self.monotonic() + seconds, self._allowed_at(path))
         if until >= self._deadline:
             return False
@@ -68,9 +68,9 @@ class TimeBudget:
         return True
 
     def patience(self, request: str, path: str, timeout_seconds: float) -> float:
-        """How many seconds an answer may be waited for.
+        """How many seconds to wait for a response, after any pause that the server asked for.
 
-        Raises `OutOfTime` where none are left, or no more than it took without an answer before.
+        Raises `OutOfTime` if none are left, or if the endpoint failed to answer within as many seconds before.
         """
         pause = self._allowed_at(path) - self.monotonic()
         if pause >= self.seconds_left() > 0:
@@ -86,16 +86,16 @@ class TimeBudget:
         return left
 
     def waited_in_vain(self, path: str, seconds: float) -> None:
-        """The endpoint gave no answer for so long: it is not asked again in this check run with less patience."""
+        """Note that the endpoint did not answer for this long. In this check run, it gets no request with less time."""
         endpoint = _endpoint(path)
         self._waited[endpoint] = max(seconds, self._waited.get(endpoint, 0.0))
 
     def used_up(self, request: str) -> OutOfTime:
-        """What to raise when there is no time left for a request."""
+        """The error to raise when there is no time left for a request."""
         return OutOfTime(request, self._seconds, of_run=self.monotonic() >= self._end - LEAST_TIMEOUT_SECONDS)
 
     def _allowed_at(self, path: str) -> float:
-        """When the endpoint may be asked; where two others want to be left alone, the server does."""
+        """When the endpoint may be requested. A pause of two endpoints is one of the whole server."""
         now, endpoint = self.monotonic(), _endpoint(path)
         for other in [other for other, until in self._paused_until.items() if until <= now]:
             del self._paused_until[other]

@@ -1,7 +1,7 @@
-"""Sockets that keep to a deadline, under the HTTP wrapper of the base class.
+"""Sockets with a deadline, for the HTTP wrapper of the base class.
 
-`requests` bounds each wait for bytes, not their sum: headers that trickle in, several addresses of a host and the body
-of a redirect may each take as long as they like. Here, all that is read for a request ends when its time is up.
+`requests` limits each wait for bytes, not their sum: headers that trickle in, several addresses of a host, or the body
+of a redirect may take any time. Here, everything that is read for a request ends when its time is up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from urllib3.exceptions import ConnectTimeoutError
 
 from datadog_checks.base.utils.http import RequestsWrapper
 
-# What is read of an answer whose body says nothing, to keep its connection.
+# How much of an unneeded body is read to keep the connection. If it is longer, the connection is closed.
 MOST_DRAINED_BYTES = 65536
 MOST_HEAD_BYTES = 256 * 1024
 
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 class Background(Generic[Result]):
-    """Work that knows no deadline, in a thread of its own."""
+    """Runs work that has no timeout in a thread of its own."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._work = work
@@ -45,11 +45,11 @@ class Background(Generic[Result]):
     def _run(self) -> None:
         try:
             self._result.append(self._work())
-        except Exception as error:  # handed on to who asks for the result
+        except Exception as error:  # raised by `result`
             self._failure = error
 
     def result(self, seconds: float) -> Result:
-        """Its result; raises what it raised, or `TimeoutError` where it is not done within these seconds."""
+        """The result. Raises what the work raised, or `TimeoutError` if it takes longer than these seconds."""
         self._thread.join(seconds)
         if self._failure is not None:
             raise self._failure
@@ -59,7 +59,7 @@ class Background(Generic[Result]):
 
 
 class HttpInTime(RequestsWrapper):
-    """The base class's wrapper, which has a time also for looking up certificates that a server failed to send."""
+    """The base class's wrapper, with a time limit for fetching intermediate certificates that a server omits."""
 
     def __init__(
         self,
@@ -80,14 +80,14 @@ class HttpInTime(RequestsWrapper):
 
 
 def bound(http: RequestsWrapper, seconds_left: SecondsLeft) -> None:
-    """Make all connections of a wrapper end when no seconds are left, and safe for several threads.
+    """Make a wrapper thread-safe, and end all its connections when no seconds are left.
 
-    The base class mounts an adapter in each HTTPS request, the same one as a rule, which a session cannot stand while
-    other threads look for theirs. Here each is mounted once, and the last new one stays: after the first it is one that
-    has the intermediate certificates that a server failed to send. Raises `OSError` for unusable files of TLS options.
+    The base class mounts an adapter in each HTTPS request, usually the same one. That breaks a session while other
+    threads look up theirs. Here, each adapter is mounted once, and the newest stays: it has the intermediate
+    certificates that the server omits. Raises `OSError` if the files of the TLS options are unusable.
     """
     session, lock = http.session, threading.Lock()
-    # They are of no use for an API, and there is no bound to what is kept of them.
+    # No cookies: an API needs none, and their size is unlimited.
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     known: weakref.WeakSet[BaseAdapter] = weakref.WeakSet()
 
@@ -99,7 +99,7 @@ def bound(http: RequestsWrapper, seconds_left: SecondsLeft) -> None:
             if isinstance(adapter, HTTPAdapter):
                 _prepare(adapter, seconds_left)
             adapters = {**session.adapters, prefix: adapter}
-            # Replaced as a whole, for those who are looking through it; the longest prefix has to come first.
+            # Replaced as a whole, because other threads may iterate over it. The longest prefix must come first.
             session.adapters = OrderedDict(sorted(adapters.items(), key=lambda item: -len(item[0])))
 
     for prefix, adapter in session.adapters.items():
@@ -115,7 +115,7 @@ def _prepare(adapter: HTTPAdapter, seconds_left: SecondsLeft) -> None:
     def send_bounded(*args: Any, **options: Any) -> requests.Response:
         response = send(*args, **options)
         if response.is_redirect or response.status_code == 401:
-            # requests itself, or its object for digests, would read the body whole, however long it is.
+            # requests or its digest authentication would read the whole body, however long it is.
             _drain(response)
         return response
 
@@ -154,7 +154,7 @@ class _TimedConnection:
     timeout: float | None
 
     def _new_conn(self) -> socket.socket:
-        """Connect: to find out a host's addresses has no time limit, and each of them may be waited for."""
+        """Connect in the background: name resolution has no timeout, and each address of a host has its own."""
         seconds = min(self.timeout or self.seconds_left(), self.seconds_left())
         try:
             connect: Callable[[], socket.socket] = super()._new_conn  # type: ignore[misc]
@@ -163,12 +163,12 @@ class _TimedConnection:
             raise ConnectTimeoutError(self, str(error)) from None
 
     def response_class(self, sock: socket.socket, *args: Any, **options: Any) -> HTTPResponse:
-        """What http.client reads an answer with."""
+        """Called by http.client to read a response."""
         return _TimedResponse(self.seconds_left, sock, *args, **options)
 
 
 class _TimedResponse(HTTPResponse):
-    """Reads an answer in time, and no head that is longer than anybody's."""
+    """Reads a response within the deadline, and limits the size of its headers."""
 
     def __init__(self, seconds_left: SecondsLeft, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
@@ -183,7 +183,7 @@ class _TimedResponse(HTTPResponse):
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads from a socket, each time for no longer than is left, and no more than there is `room` for."""
+    """Reads from a socket, no longer than time is left, and no more than `room` bytes."""
 
     room: float = math.inf
 

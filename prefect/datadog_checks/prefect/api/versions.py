@@ -1,29 +1,29 @@
-"""Which versions of Prefect's server the check works with, and what the older of them lack."""
+"""Which versions of Prefect's server the check supports, and what older ones lack."""
 
 from __future__ import annotations
 
 import re
 
 OLDEST_MAJOR = 3
-# Since which version there is what the check can do without, and what becomes of it where there is not.
+# The version that introduced an optional feature, and what the check does without it.
 SINCE: tuple[tuple[tuple[int, int, int], str], ...] = (
-    ((3, 1, 3), "where a retry waits is told by its state's name, AwaitingRetry"),
-    ((3, 4, 0), "how often a flow run has run is told by its history, which is read for each run that ends"),
-    ((3, 4, 19), "concurrency limits of tags are asked for apart from the global ones"),
+    ((3, 1, 3), "every run in state AwaitingRetry is taken for an in-process retry"),
+    ((3, 4, 0), "run counts of flow runs come from their histories, which are read for each run that ends"),
+    ((3, 4, 19), "concurrency limits of tags are read with a request of their own"),
     ((3, 6, 2), "the work queue of a deployment is looked up by its name"),
-    ((3, 6, 22), "ends of task runs are told by events alone"),
-    ((3, 6, 23), "no events tell that deployments are created, updated or deleted"),
+    ((3, 6, 22), "ends of task runs come from events alone"),
+    ((3, 6, 23), "there are no events about created, updated or deleted deployments"),
 )
 
 
 def is_supported(version: str) -> bool:
-    """Whether a server says that it is of a version that the check works with, or says something unheard of."""
+    """Whether the check supports this version; True if the version is not recognized."""
     parts = _parts(version)
     return parts is None or parts[0] >= OLDEST_MAJOR
 
 
 def lacking(version: str) -> list[str]:
-    """What becomes of what a server of this version lacks."""
+    """What the check does without the features that this version lacks."""
     parts = _parts(version)
     return [text for since, text in SINCE if parts < since] if parts else []
 

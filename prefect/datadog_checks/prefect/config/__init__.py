@@ -1,1 +1,1 @@
-"""The options, as the rest of the code wants them."""
+"""The instance's options, in the form that the rest of the code uses."""

@@ -1,4 +1,4 @@
-"""Which pools, queues, deployments and events the instance wants: include and exclude lists of regular expressions."""
+"""Filters for pools, queues, deployments and events: include and exclude lists of regular expressions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NameFilter:
-    """Takes a name that some pattern of `include` finds itself in, unless one of `exclude` does too.
+    """Accepts names that match a pattern of `include` and none of `exclude`.
 
-    Without `include` every name is taken that is not excluded. Patterns are searched for, case-sensitively.
+    Without `include`, it accepts all names that are not excluded. Patterns are case-sensitive and match anywhere in
+    the name.
     """
 
     include: tuple[re.Pattern[str], ...] | None = None
@@ -19,14 +20,14 @@ class NameFilter:
 
     @classmethod
     def of(cls, include: Iterable[str] | None, exclude: Iterable[str] | None) -> NameFilter:
-        """Compile the patterns; an empty list is as none. Raises `re.error` for one that does not compile."""
+        """Compile the patterns; an empty list counts as no list. Raises `re.error` if a pattern does not compile."""
         return cls(
             tuple(re.compile(pattern) for pattern in include) if include else None,
             tuple(re.compile(pattern) for pattern in exclude or ()),
         )
 
     def takes(self, name: str | None) -> bool:
-        """Whether the name passes; one that is not known passes only where nothing has to be included."""
+        """Whether the name is accepted. An unknown name (None) is accepted only without `include`."""
         if name is None:
             return self.include is None
         if any(pattern.search(name) for pattern in self.exclude):
@@ -34,7 +35,7 @@ class NameFilter:
         return self.include is None or any(pattern.search(name) for pattern in self.include)
 
     def patterns(self) -> list[list[str] | None]:
-        """The patterns as text, for a digest of the configuration."""
+        """The patterns as strings, for a digest of the configuration."""
         include = None if self.include is None else sorted(pattern.pattern for pattern in self.include)
         return [include, sorted(pattern.pattern for pattern in self.exclude)]
 
@@ -48,6 +49,6 @@ class Filters:
 
     @property
     def restrict_objects(self) -> bool:
-        """Whether there may be pools, queues or deployments that the instance does not want."""
+        """Whether any filter for pools, queues or deployments is set."""
         anything = NameFilter()
         return any(names != anything for names in (self.work_pools, self.work_queues, self.deployments))

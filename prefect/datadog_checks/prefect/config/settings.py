@@ -1,4 +1,4 @@
-"""The instance's options in the form that the check works with."""
+"""The instance's options, in the form that the check uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLOUD_WORKSPACE = re.compile(r"(.*)/api/accounts/([^/]+)/workspaces/([^/]+)")
 class Settings:
     url: str
     filters: Filters
-    # The instance's own, and all that are on whatever it submits.
+    # The option `tags`, and all tags that are added to everything the instance submits.
     own_tags: tuple[str, ...]
     tags: tuple[str, ...]
     server_name: str | None
@@ -63,36 +63,37 @@ class Settings:
 
     @property
     def budget_seconds(self) -> float:
-        """What one check run may take: the collection interval, and not less than the Agent's default one."""
+        """The seconds that one check run may take: the collection interval, at least the Agent's default."""
         return max(LEAST_BUDGET_SECONDS, self.interval.total_seconds())
 
     @property
     def is_cloud(self) -> bool:
-        """Whether it is a workspace of Prefect Cloud, which has no health, no readiness and no version."""
+        """Whether the URL is a workspace of Prefect Cloud, which has no health, no readiness and no version."""
         return CLOUD_WORKSPACE.fullmatch(self.url) is not None
 
     @property
     def ui_url(self) -> str:
-        """Where Prefect's own server, or Prefect Cloud, serves its user interface."""
+        """The URL of the user interface of Prefect's server or Prefect Cloud."""
         if workspace := CLOUD_WORKSPACE.fullmatch(self.url):
             site, account_id, workspace_id = workspace.groups()
-            # As Prefect's own client derives it.
+            # Prefect's own client derives it in the same way.
             app = site.replace("https://api", "https://app", 1)
             return f"{app}/account/{account_id}/workspace/{workspace_id}"
         return self.url.removesuffix("/api")
 
     def digest(self) -> str:
-        """Names what is counted: the state of another server or selection must not be continued.
+        """Identifies what is counted, so that the state of another server or of other filters is not used.
 
-        The option `server_name` names the server for good. Without it, its URL and the instance's tags do. Credentials
-        are not in it, so that new ones keep the state; nor is what touches the submission of events alone.
+        It depends on the filters and on `server_name`, or, if that is not set, on the URL and the instance's tags. It
+        does not depend on credentials, so that new ones keep the state, or on options that only affect the submission
+        of events.
         """
         if self.server_name is None:
             return self.digest_without_name()
         return _digest(["server_name", self.server_name, self._patterns()])
 
     def digest_without_name(self) -> str:
-        """The digest where, or before, the server has no name."""
+        """The digest without `server_name`. It also finds state that was saved before that option was set."""
         return _digest([_normalised(self.url), self._patterns(), sorted(self.own_tags)])
 
     def _patterns(self) -> list[object]:
@@ -111,7 +112,7 @@ def _host_and_port(url: str) -> str:
 
 
 def _normalised(url: str) -> str:
-    """One spelling for the URLs that lead to the same place."""
+    """One spelling for all URLs of the same place."""
     parts = urlsplit(url)
     port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"

@@ -1,1 +1,1 @@
-"""What is known of the server's objects without reading them again."""
+"""A mirror of the server's objects, so that they are not read again in each check run."""

@@ -1,4 +1,4 @@
-"""Finding out where what is known of a large set differs from the server, by counts alone."""
+"""Finds where the known objects of a large set differ from the server's, by counts alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from datadog_checks.prefect.api.paging import MOST_IDS
 
 @dataclass
 class CountBisection:
-    """Compares the server's counts with one's own, in parts that are halved where they differ.
+    """Compares the server's counts with the known ones, and halves the parts that differ.
 
-    `count` asks the server about the things of these ids, `known` says what it should answer. What differs goes to
-    `found` when it is one thing, or weighs no more than `small_enough` by either count. No more than `requests` are
-    made; what they did not suffice for is looked into from where the last one stopped.
+    `count` asks the server for the count of these ids; `known` is the expected count. `found` gets each part that
+    differs, as soon as it is a single id or neither count exceeds `small_enough`. `requests` limits the requests; the
+    next bisection goes on where this one stopped.
     """
 
     count: Callable[[Sequence[str]], int]
@@ -24,9 +24,9 @@ class CountBisection:
     requests: int
 
     def look_into(self, ids: Sequence[str], start: int = 0) -> int | None:
-        """Compare all, beginning at this position; returns where it stopped, None when it did not. Raises `ApiError`.
+        """Compare all ids, beginning at this position and wrapping around. Raises `ApiError`.
 
-        Positions wrap around: what lies before the start comes last.
+        Returns the position where the requests ran out; None if all were compared.
         """
         start = min(start, len(ids))
         parts = [(position, len(ids)) for position in range(start, len(ids), MOST_IDS)]
@@ -38,7 +38,7 @@ class CountBisection:
         return None
 
     def _compare(self, ids: Sequence[str], counted: int) -> bool:
-        """Whether there were requests enough to find all that differs."""
+        """Whether the requests were enough to find all differences."""
         known = self.known(ids)
         if counted == known:
             return True

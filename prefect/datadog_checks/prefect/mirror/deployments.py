@@ -1,8 +1,9 @@
-"""All deployments of a server, known without reading them in each check run: the server takes 10 ms for each.
+"""All deployments of a server, without reading all of them in each check run: the server takes 10 ms for each.
 
-Who was changed last comes first in one of the server's orders, so that the newest are read until a known one appears.
-That does not show those whose readiness changed, of which events tell, nor those that are gone, which are missing in
-the total. What both do not show, as after a lost event, is found by reading all again, a few at a time.
+- Changes: the server can sort by the time of the last change, so that the newest are read until a known one appears.
+- Readiness, which is no change in this sense: by events.
+- Deletions: by events, and by a total that is smaller than the number of known deployments.
+- Anything else, as after a lost event: by reading all deployments again, a few at a time.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from .inventory import Inventory
 
 LEARNED_AT_ONCE = 64
 CHANGES_AT_ONCE = 256
-# Those that were read the longest time ago are read again, so many every so many looks.
+# The deployments that were read the longest ago are read again: this many, every so many looks.
 READ_AGAIN = 32
 LOOKS_BETWEEN = 8
-# Passes over all deployments, before a total that does not agree with what they bring is not believed any more.
+# After this many passes over all deployments, those that the total counts but no pass found are taken for unreadable.
 MOST_PASSES = 3
 MOST_REQUESTS = 12
-# Between the times of events and those of answers, which are known to a second or two.
+# Times of events are compared with times of responses, which are only known to a second or two.
 TOLERANCE = timedelta(seconds=10)
 
 STATUSES = {"prefect.deployment.ready": "READY", "prefect.deployment.not-ready": "NOT_READY"}
 
 
 class KnownDeployments:
-    """`look` brings `known` up to date, by id; what it does not know yet of a large server comes in later looks."""
+    """`known` has the deployments by id. `look` updates it; the initial load of a large server takes several looks."""
 
     def __init__(
         self, api: PrefectApi, inventory: Inventory, event_activity: EventActivity, reach: Reach, interval: timedelta
@@ -53,31 +54,31 @@ class KnownDeployments:
         self._queue_names: Mapping[str, str | None] = {}
         self._offset: int | None = 0
         self._passes = 0
-        # How many the total counts that cannot be read.
+        # How many deployments the total counts that cannot be read, and how many of them the current pass met.
         self._unreadable = self._skipped = 0
         self._bisect_from = 0
-        # Those that may not be any more what is known of them.
+        # Deployments that may have changed and must be read again.
         self._doubtful: dict[str, None] = {}
         self._has_looked = False
-        # When the one was changed that was changed last.
+        # The latest time of a change.
         self._newest = datetime.min.replace(tzinfo=UTC)
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that there are have been read once, as far as the last look could tell."""
+        """Whether all deployments have been read once, as of the last look."""
         return self._has_looked and self._passes > 0 and len(self.known) + self._unreadable >= self.total
 
     def take_changed(self) -> set[str]:
-        """The ids of those that came, went or changed since this was last asked."""
+        """The ids of the deployments that were created, changed or deleted since the last call."""
         changed, self._changed = self._changed, set()
         return changed
 
     def look(self) -> None:
-        """See what changed, and learn more of what is not known yet. Raises `ApiError`."""
+        """Read changes, and more of the deployments that are not known yet. Raises `ApiError`."""
         had_looked, self._has_looked = self._has_looked, False
         self._looks += 1
         is_quiet = self._read_events() and had_looked
-        # While nothing happens, one of two looks is enough for each of them.
+        # While nothing happens, looks alternate between the newest changes and the total, which saves a request.
         if self.known and not (is_quiet and self._looks % 2):
             self._read_newest()
         has_total = not (is_quiet and self.known and self._looks % 2 == 0)
@@ -85,7 +86,7 @@ class KnownDeployments:
             self.total = self._api.count_deployments()
         self._follow_queues()
         if self._newest > self._api.now() + TOLERANCE:
-            # Since the server's clock was set back, what changes now does not come first.
+            # The server's clock was set back, so that new changes do not sort first.
             self._doubtful = self._doubtful or dict.fromkeys(self.known)
         if self._offset is None and has_total and self.total > len(self.known):
             self._offset = 0
@@ -100,7 +101,7 @@ class KnownDeployments:
         self._has_looked = True
 
     def _read_events(self) -> bool:
-        """Whether there was nothing to read."""
+        """Apply new events. Returns whether there were none to read."""
         reading = self._feed.read(self._interval)
         for event in reading.events:
             self._apply(event)
@@ -110,7 +111,7 @@ class KnownDeployments:
         return reading.is_quiet
 
     def _read_newest(self) -> None:
-        """Take all that changed or none: the newest of those that are known tells the next look how far to read."""
+        """Read what changed since the last look, all of it or nothing: the newest known one marks where to stop."""
         changed: list[Deployment] = []
         offset, at_most = 0, 1
         while offset < CHANGES_AT_ONCE:
@@ -129,7 +130,7 @@ class KnownDeployments:
         return known is not None and known.updated is not None and known.updated == deployment.updated
 
     def _follow_queues(self) -> None:
-        """A queue that gets another name changes its deployments, which the server does not note as a change."""
+        """Apply new names of work queues: the server does not treat them as changes of the queue's deployments."""
         names = self._inventory.queue_names()
         if names == self._queue_names:
             return
@@ -144,7 +145,7 @@ class KnownDeployments:
                 self._changed.add(identity)
 
     def _learn(self, offset: int) -> None:
-        # The newest first: one that is created meanwhile moves the others back, so that none is passed over.
+        # The newest first, so that a deployment created meanwhile shifts the others back and none is skipped.
         left = LEARNED_AT_ONCE
         while left > 0:
             page = self._api.deployments("CREATED_DESC", offset, left)
@@ -153,7 +154,7 @@ class KnownDeployments:
             left -= page.size
             if page.is_last or len(self.known) >= self.total:
                 self._passes += 1
-                # One that is deleted meanwhile moves others forward, past the walk.
+                # A deployment deleted meanwhile shifts others forward, so that the pass may have skipped some.
                 is_whole = len(self.known) >= self.total or self._passes % MOST_PASSES == 0
                 self._offset = None if is_whole else 0
                 self._unreadable = max(0, self.total - len(self.known)) if is_whole else self._skipped
@@ -161,18 +162,18 @@ class KnownDeployments:
                 return
 
     def _take(self, deployments: Collection[Deployment]) -> int:
-        """Returns how many of them are known now."""
+        """Store deployments as just read. Returns how many were stored."""
         now, taken = self._api.now(), 0
         for deployment in deployments:
             if not all(is_uuid(identity) for identity in (deployment.id, deployment.flow_id) if identity):
-                # The server would refuse each request with it; it is read again, since it is missing in the total.
+                # The server would refuse every request that contains it. The total shows that it is missing.
                 continue
             before = self.known.pop(deployment.id, None)
             if before is None or _belongs(before) != _belongs(deployment):
                 self._changed.add(deployment.id)
             if deployment.updated is not None:
                 self._newest = max(self._newest, deployment.updated)
-            # The last that was read is the last in the dictionary.
+            # `known` is ordered by when a deployment was last read.
             self.known[deployment.id] = deployment
             self._status_since[deployment.id] = now
             taken += 1
@@ -211,12 +212,12 @@ class KnownDeployments:
         for identity in ids:
             del self.known[identity], self._status_since[identity]
             self._doubtful.pop(identity, None)
-        # The total may be of a time before they went.
+        # The total may have been read before they were deleted.
         self.total = max(len(self.known) + self._unreadable, self.total - len(ids))
         self._changed.update(ids)
 
 
 def _belongs(deployment: Deployment) -> tuple[object, ...]:
-    """What its planned runs depend on."""
+    """The fields that planned runs depend on."""
     names = deployment.name, deployment.work_pool_name, deployment.work_queue_name
     return (deployment.updated, deployment.work_queue_id, *names)

@@ -1,6 +1,6 @@
-"""The flow runs that are not over yet, or ended lately, read at most once in a check run for all who need them.
+"""Flow runs that are due, active or recently ended, read at most once in a check run for all collectors.
 
-What is planned for later is not among them: see `planned_runs`.
+For runs that are scheduled for later, see `planned_runs`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from datadog_checks.prefect.api.prefect import PrefectApi
 
 ACTIVE_TYPES = frozenset({"PENDING", "RUNNING", "PAUSED", "CANCELLING"})
 WAITING_FOR_SLOT = "AwaitingConcurrencySlot"
-# States that runs come into by what happens to them: nothing is planned in these. Those that wait for a slot have their
-# next start put off at each attempt.
+# Names of SCHEDULED states that the scheduler never creates. Each attempt of a run to get a slot postpones its next
+# scheduled start.
 WAITING_NAMES = frozenset({WAITING_FOR_SLOT, "AwaitingRetry", "Rerunning", "Resuming"})
-# Where there were more, a page that holds all is not tried for.
+# If there were more in the last check run, they are not requested on one page.
 MOST_IN_SIGHT = 150
 
 
 @dataclass(frozen=True)
 class FlowRunsInSight:
-    """The runs that were seen at one time.
+    """The runs at one time.
 
-    `waiting` are those SCHEDULED whose next start was not later than `due_by`, and those that wait for something else.
-    `ended` are those that ended since `ended_since`; none were read where that is None.
+    `waiting`: SCHEDULED runs that were due by `due_by`, and those in `WAITING_NAMES`. `ended`: runs that ended since
+    `ended_since`; if that is None, none were read.
     """
 
     due_by: datetime
@@ -36,33 +36,33 @@ class FlowRunsInSight:
 
 
 class ActiveFlowRuns:
-    """Read once in a check run; all methods raise `ApiError`."""
+    """Flow runs, read once in a check run. All methods raise `ApiError`."""
 
     def __init__(self, api: PrefectApi) -> None:
         self._api = api
         self._in_sight = 0
 
     def active(self) -> list[FlowRun]:
-        """The flow runs that are pending, running, paused or being cancelled."""
+        """The flow runs that are PENDING, RUNNING, PAUSED or CANCELLING."""
         return self._seen().active
 
     def ended(self, since: datetime) -> list[FlowRun]:
-        """The flow runs that ended at this time or later; a request less where nobody has asked for others before."""
+        """The flow runs that ended at this time or later. A call before all other methods saves a request."""
         seen = self._seen(since)
         if seen.ended_since is None or seen.ended_since > since:
             return self._api.ended_flow_runs(since)
         return seen.ended
 
     def waiting(self) -> list[FlowRun]:
-        """The SCHEDULED runs whose time has come, and those that wait for a retry or a concurrency slot."""
+        """The SCHEDULED runs that are due, and those that wait for a retry or a concurrency slot."""
         return self._seen().waiting
 
     def due_by(self) -> datetime:
-        """Which runs' time has come; later ones are planned."""
+        """The time at which runs were read: runs that start later are planned."""
         return self._seen().due_by
 
     def is_idle(self) -> bool:
-        """Whether it is known that no run is active, and none ended lately."""
+        """Whether no run is active and none ended lately; False if not known."""
         seen = self._seen()
         return seen.ended_since is not None and not seen.active and not seen.ended
 
@@ -82,7 +82,7 @@ class ActiveFlowRuns:
         return FlowRunsInSight(now, active, waiting, ended, ended_since)
 
     def _read_apart(self, now: datetime, ended_since: datetime | None) -> list[FlowRun]:
-        # In the order in which runs go through these states: one that moves on meanwhile is seen in either or in both.
+        # In the order in which runs go through these states, so that a run that moves on meanwhile is not missed.
         readings = [
             self._api.due_flow_runs(now),
             self._api.flow_runs_named(WAITING_NAMES),
@@ -93,11 +93,11 @@ class ActiveFlowRuns:
 
 
 def waiting_since(run: FlowRun, now: datetime) -> datetime | None:
-    """Since when a run waits in its work queue; None for one that does not.
+    """Since when a run has been waiting in its work queue; None if it is not waiting.
 
-    Those SCHEDULED wait since their next scheduled start, those that wait for a concurrency slot since their expected
-    start, and those PENDING since the time that they were scheduled for. A retry inside the run's own process, which
-    no worker picks up, does not wait in the queue.
+    SCHEDULED runs wait since their next scheduled start, runs that wait for a concurrency slot since their expected
+    start, and PENDING runs since their scheduled time. An in-process retry does not wait in the queue: no worker picks
+    it up.
     """
     moment: datetime | None = None
     if run.state_type == "SCHEDULED" and not _retries_in_process(run):

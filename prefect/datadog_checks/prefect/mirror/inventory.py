@@ -1,4 +1,4 @@
-"""What the server's pools, queues, deployments and flows are called, and which of them the instance wants."""
+"""Names and tags of the server's pools, queues, deployments and flows, and which of them the filters include."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.config.filters import Filters
 from datadog_checks.prefect.tags import RunTags, Tags, related_by_role, tag_set
 
-# Far more than a server has at work at one time; what falls out is read again when it is needed.
+# Far more than a server uses at one time. What is dropped is read again when needed.
 REMEMBERED = 50_000
-# What was read of many runs is kept, should there be no time for the others.
+# Many runs are read in parts, each of which is kept if there is no time for the next.
 READ_AT_ONCE = 200
 
 
 class Inventory:
-    """Knows the server's objects by id, reading what it does not know yet.
+    """The server's objects by id; unknown ones are read on demand.
 
-    Methods that may have to ask the server raise `ApiError`.
+    Methods that may send requests raise `ApiError`.
     """
 
     def __init__(self, api: PrefectApi, filters: Filters) -> None:
@@ -38,22 +38,22 @@ class Inventory:
     # Work pools and work queues
 
     def pools(self) -> list[WorkPool]:
-        """The pools that the instance wants."""
+        """The pools that the filters include."""
         return [pool for pool in self._api.run.once(self._read_pools).values() if self._wants_pool(pool)]
 
     def queues(self) -> list[WorkQueue]:
-        """The queues that the instance wants, without those of pools that it does not want."""
+        """The queues that the filters include. Queues of excluded pools are excluded."""
         return [queue for queue in self._api.run.once(self._read_queues).values() if self._wants_queue(queue)]
 
     def queue_names(self) -> Mapping[str, str | None]:
-        """What the queues are called now, by their ids; empty where that cannot be had."""
+        """The current names of all queues, by id; empty if they cannot be read."""
         try:
             return {identity: queue.name for identity, queue in self._api.run.once(self._read_queues).items()}
         except ApiError:
             return {}
 
     def tags_of_pool(self, seen: WorkPool) -> Tags | None:
-        """The tags of a pool, as `seen` elsewhere if it is gone; None for one that the instance does not want."""
+        """The tags of a pool; None if it is excluded. If it is gone, they are taken from `seen`."""
         pool = self._api.run.once(self._read_pools).get(seen.id, seen)
         return pool_tags(pool) if self._wants_pool(pool) else None
 
@@ -76,9 +76,9 @@ class Inventory:
 
     def _read_queues(self) -> dict[str, WorkQueue]:
         queues = {queue.id: queue for queue in self._api.work_queues()}
-        # Queues of different pools share names, by which the server sorts: a page may pass over one of them.
+        # The server sorts by name, and queues of different pools share names: a page may skip one of them.
         passed_over = self._known_queues - queues.keys()
-        # Were it kept until the answer came, an id that the server refuses would be asked for ever after.
+        # Reset before the request, or an id that the server refuses would be requested again in each check run.
         self._known_queues = set(queues)
         if passed_over:
             queues.update((queue.id, queue) for queue in self._api.work_queues_by_id(passed_over))
@@ -89,23 +89,23 @@ class Inventory:
     # Deployments
 
     def put_deployments(self, deployments: Iterable[Deployment]) -> None:
-        """Take note of what was read elsewhere."""
+        """Store deployments that were read elsewhere."""
         for deployment in deployments:
             self._deployments[deployment.id] = deployment
 
     def wanted_deployments(self, deployments: Mapping[str, Deployment]) -> Mapping[str, Deployment]:
-        """Those of them, by id, that the instance wants."""
+        """Those of the deployments, by id, that the filters include."""
         if not self._filters.restrict_objects:
             return deployments
         return {identity: found for identity, found in deployments.items() if self._wants_deployment(found)}
 
     def tags_of_deployments(self, deployments: Collection[Deployment]) -> list[Tags]:
-        """The tags of each."""
+        """The tags of each deployment."""
         self._learn_flows(deployment.flow_id for deployment in deployments)
         return [self._tags_of(deployment) for deployment in deployments]
 
     def tags_of_deployment(self, seen: Deployment) -> Tags | None:
-        """The tags of a deployment, as `seen` elsewhere if it is gone; None for one that the instance does not want."""
+        """The tags of a deployment; None if it is excluded. If it is gone, they are taken from `seen`."""
         self._learn_deployments([seen.id])
         deployment = self._deployments.get(seen.id, seen)
         if not self._wants_deployment(deployment):
@@ -118,7 +118,7 @@ class Inventory:
         pool_id = self._api.run.once(self._read_pool_ids).get(pool_name) if pool_name else None
         queue_id = deployment.work_queue_id or self._queue_id(deployment)
         known = self._deployment_tags.get(deployment.id)
-        # There may be thousands of deployments, whose tags are the same in each check run.
+        # Cached: there may be thousands of deployments, whose tags rarely change.
         if known is None or known[0] is not deployment or known[1] != (flow_name, pool_id, queue_id):
             run_tags = RunTags(
                 deployment_id=deployment.id,
@@ -135,7 +135,7 @@ class Inventory:
         return known[2]
 
     def _queue_id(self, deployment: Deployment) -> str | None:
-        """The id by the names, which servers give where they do not give the id (before 3.6.2)."""
+        """The queue's id by name, for servers before 3.6.2, which return only the name."""
         names = deployment.work_pool_name, deployment.work_queue_name
         if None in names:
             return None
@@ -157,7 +157,7 @@ class Inventory:
     # Flow runs
 
     def tags_of_runs(self, runs: Collection[FlowRun], remember: bool = True) -> dict[str, RunTags | None]:
-        """The tags of each run by its id, None for a run that the instance does not want."""
+        """The tags of each run by its id; None if the run is excluded."""
         self._learn_deployments(run.deployment_id for run in runs)
         self._learn_flows(run.flow_id for run in runs)
         tags_by_run = {run.id: self._tags_of_run(run) for run in runs}
@@ -166,7 +166,7 @@ class Inventory:
         return {run_id: self._wanted(run_tags) for run_id, run_tags in tags_by_run.items()}
 
     def tags_by_run_id(self, run_ids: Collection[str]) -> dict[str, RunTags | None]:
-        """The same by the runs' ids; a run that is gone and was never seen has no entry."""
+        """The same by the runs' ids. A run that is gone and was never read has no entry."""
         known = {run_id: self._run_tags[run_id] for run_id in run_ids if run_id in self._run_tags}
         tags_by_run = {run_id: self._wanted(run_tags) for run_id, run_tags in known.items()}
         unknown = [run_id for run_id in run_ids if run_id not in known]
@@ -177,9 +177,9 @@ class Inventory:
         return tags_by_run
 
     def tags_told_by(self, related: list[Mapping[str, str | None]], run_id: str | None) -> RunTags | None:
-        """The tags of a run that an event is about; None for one that the instance does not want.
+        """The tags of a run from an event's related resources; None if the run is excluded.
 
-        What is known of the run is filled up with what the event tells: its objects may have come and gone meanwhile.
+        If the run is known, the event adds only missing names, of objects that may be gone by now.
         """
         roles = related_by_role(related)
         flow, deployment = roles.get("flow", (None, None)), roles.get("deployment", (None, None))
@@ -218,10 +218,10 @@ class Inventory:
 
     def _learn_deployments(self, ids: Iterable[str | None]) -> None:
         unknown = {identity for identity in ids if identity and identity not in self._deployments}
-        # A run outlives its deployment, which would be asked for in vain in each check run.
+        # A run may outlive its deployment, which would be requested in vain in each check run.
         unknown -= self._gone_deployments.keys()
         if unknown:
-            # Each is known from then on, should there be no time for the next page.
+            # Each is stored at once, in case there is no time for the next page.
             for deployment in self._api.deployments_by_id(unknown):
                 self.put_deployments([deployment])
             for identity in unknown - self._deployments.keys():

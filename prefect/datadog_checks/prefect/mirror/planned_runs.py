@@ -1,10 +1,9 @@
-"""How many flow runs are planned for later, known without reading them in each check run.
+"""How many flow runs are planned for later, without reading all of them in each check run.
 
-The planned runs of a deployment are read once, and their times remembered. After that the server's totals tell whether
-what is known is still true: runs come due at times that are known, and nothing else happens to most of them. Where a
-total differs, the scheduler is likely to have planned for deployments of which a run came due: what they have after
-their last known run is read. If that does not account for it, the total is taken apart until the deployments are found,
-whose runs are read again.
+The planned runs of a deployment are read once, and their start times are kept. From then on, runs leave the set when
+they come due, and a total from the server shows whether the set is still right. If the total differs, the scheduler has
+probably planned more runs for deployments of which one came due: their runs after the last known one are read. If that
+does not explain the difference, bisection by counts finds the deployments that differ, whose runs are read again.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ from .inventory import Inventory
 
 # A full page takes the server some 60 ms.
 PAGES_AT_ONCE = 7
-RUNS_AT_ONCE = 180  # of a page's 200, since one that is full is followed by another
-RUNS_OF_A_DEPLOYMENT = 20  # is what is guessed before any are read
-# So few are sooner read than taken apart.
+RUNS_AT_ONCE = 180  # fewer than a page's 200, since a full page costs a request for the next one
+RUNS_OF_A_DEPLOYMENT = 20  # a guess until some are read
+# It is cheaper to read this few runs than to bisect them.
 FEW = 50
 MOST_REQUESTS = 12
-# So many parts of MOST_IDS deployments are compared where there is no total of all that are known.
+# If no total covers exactly the known deployments, this many parts of MOST_IDS deployments are compared in each look.
 PARTS_AT_ONCE = 4
-# So often a page of runs is read again although the totals agree: what went may have been as much as what came.
+# Every so many looks, a page of runs is read again even if the totals agree: gains may have offset losses.
 LOOKS_BETWEEN = 8
 INSTANT = timedelta(microseconds=1)
 
-# In place of a deployment's id for the runs that have none.
+# Stands for a deployment's id in runs without a deployment.
 NO_DEPLOYMENT = ""
 
 Times = dict[Tags | None, "array[float]"]
@@ -49,7 +48,7 @@ Times = dict[Tags | None, "array[float]"]
 
 @dataclass
 class _Reading:
-    """The runs of some deployments that are planned for after a time, on the way, which may take several looks."""
+    """A reading of the runs of some deployments that start after a time. It may take several looks."""
 
     ids: list[str]
     after: datetime
@@ -58,12 +57,12 @@ class _Reading:
 
 
 class PlannedRuns:
-    """`look` brings what is known up to date; what it does not know yet of a large server comes in later looks."""
+    """The planned runs by deployment. `look` updates them; the initial load of a large server takes several looks."""
 
     def __init__(self, api: PrefectApi, inventory: Inventory) -> None:
         self._api = api
         self._inventory = inventory
-        # When runs are to start, in order, by deployment and tags; the tags are None for unwanted runs.
+        # Start times in order, by deployment and tags; tags are None for runs that the filters exclude.
         self._times: dict[str, Times] = {}
         self._unread: OrderedDict[str, None] = OrderedDict({NO_DEPLOYMENT: None})
         self._to_read_again: OrderedDict[str, None] = OrderedDict()
@@ -77,16 +76,16 @@ class PlannedRuns:
         self._unexplained = self._difference = 0
 
     def knows(self, deployment_id: str | None) -> bool:
-        """Whether the planned runs of this deployment, or those of none, have been counted."""
+        """Whether the planned runs of this deployment, or of no deployment, have been read."""
         return (deployment_id or NO_DEPLOYMENT) in self._times
 
     @property
     def unknown(self) -> int:
-        """How many deployments there are whose planned runs have not been counted."""
+        """The number of deployments whose planned runs have not been read yet."""
         return len(self._unread) - (NO_DEPLOYMENT in self._unread)
 
     def totals(self) -> Mapping[Tags, int]:
-        """How many runs are planned, by their tags, as far as they have been counted."""
+        """The number of planned runs by tags, as far as they have been read."""
         totals: dict[Tags, int] = {}
         for times_by_tags in self._times.values():
             for tags, times in times_by_tags.items():
@@ -102,10 +101,11 @@ class PlannedRuns:
         due_by: datetime,
         waiting: Collection[FlowRun],
     ) -> None:
-        """Bring what is known up to date for runs that are to start later than `due_by`. Raises `ApiError`.
+        """Update the runs that start later than `due_by`. Raises `ApiError`.
 
-        `deployments` are the ids of those to know, which may not be all; `changed` of those that came, went, or are not
-        what they were. `waiting` are runs that are known otherwise.
+        `deployments` has the ids of the known deployments, and `are_all` says whether these are all that exist.
+        `changed` has the ids of those that were created, changed or deleted. `waiting` are runs that are counted
+        elsewhere, and part of the server's totals.
         """
         self._pages_left = PAGES_AT_ONCE
         self._due_by = due_by
@@ -115,12 +115,12 @@ class PlannedRuns:
         self._note_changes(deployments, changed)
         self._looks += 1
         if self._looks % LOOKS_BETWEEN == 0 and not self._to_read_again:
-            # Those that were read last are the last in the dictionary.
+            # The dictionary is ordered by when a deployment was last read.
             self._to_read_again.update(dict.fromkeys(self._first_of(self._times)))
         self._read(self._to_read_again)
         self._verify(are_all)
         self._read(self._to_read_again)
-        # What is known is true without it; the rest comes in the next look.
+        # No time left for the initial load: what is known stays right, and the next look goes on.
         with suppress(OutOfTime):
             self._read(self._unread)
 
@@ -137,7 +137,7 @@ class PlannedRuns:
 
     def _note_changes(self, deployments: Collection[str], changed: Collection[str]) -> None:
         if self._reading is not None and not set(changed).isdisjoint(self._reading.ids):
-            # Begun again, since those whose reading is not over are still to be read.
+            # Start over: deployments leave the queue only when their reading is complete.
             self._reading = None
         for identity in changed:
             if identity not in deployments:
@@ -147,7 +147,7 @@ class PlannedRuns:
                 self._to_read_again[identity] = None
         self._unread.update(dict.fromkeys(identity for identity in deployments if identity not in self._times))
 
-    # Is it still true?
+    # Comparing with the server's totals
 
     def _verify(self, are_all: bool) -> None:
         if are_all and not self._unread and not self._to_read_again:
@@ -165,13 +165,13 @@ class PlannedRuns:
         stopped_at = self._bisection().look_into(sorted(self._times), self._bisect_from)
         self._bisect_from = stopped_at or 0
         if stopped_at is None and not self._to_read_again:
-            # Nothing is found that accounts for it; if it stays so, it is not looked for again.
+            # Nothing explains the difference. If it is the same in the next look, it is accepted.
             difference = total - self._total_known()
             self._unexplained = difference if difference == self._difference else 0
             self._difference = difference
 
     def _verify_by_parts(self) -> None:
-        """The same where no total tells of all that are known, and of no others."""
+        """The same if no total covers exactly the known deployments, for example during the initial load."""
         ids = sorted(self._times.keys() - self._to_read_again.keys())
         start = self._bisect_from if self._bisect_from < len(ids) else 0
         end = min(start + PARTS_AT_ONCE * MOST_IDS, len(ids))
@@ -186,9 +186,9 @@ class PlannedRuns:
         self._bisect_from = end if end < len(ids) else 0
 
     def _read_on(self, among: Collection[str]) -> None:
-        """Read what is planned after the last known run of those of whom one came due, if they differ.
+        """If deployments of which a run came due differ, read their runs after the last known one.
 
-        What the scheduler plans, it has planned for most of these.
+        The scheduler plans new runs mostly for these.
         """
         candidates = (identity for identity in reversed(self._came_due) if identity in among and identity)
         due = list(islice(candidates, MOST_IDS))
@@ -201,13 +201,16 @@ class PlannedRuns:
             self._go_on_reading()
 
     def _groups(self, ids: Collection[str]) -> Iterator[tuple[list[str], datetime]]:
-        """About a page's worth of them, whose last known runs are planned for about the same time, and that time."""
+        """Group deployments whose last known runs are close in time, by about a page of runs to read.
+
+        Yields each group with the earliest of these times.
+        """
         past = self._due_by.timestamp()
         last = {identity: max(past, _last(self._times[identity])) for identity in ids}
         group: list[str] = []
         expected = 0
         for identity in sorted(ids, key=last.__getitem__):
-            # One that is new, and those after the last of the first.
+            # One new run, and its known ones after the group's time, which are read again.
             expected += 1 + (self._planned_after(identity, last[group[0]]) if group else 0)
             if group and expected > RUNS_AT_ONCE:
                 yield group, datetime.fromtimestamp(last[group[0]], UTC)
@@ -264,7 +267,7 @@ class PlannedRuns:
             self._read_page(self._reading)
 
     def _first_of(self, queue: Collection[str]) -> list[str]:
-        """As many deployments as have about a page of runs."""
+        """The first deployments of a queue, as many as have about a page of runs."""
         if next(iter(queue), None) == NO_DEPLOYMENT:
             return [NO_DEPLOYMENT]
         others = len(self._times) - 1
@@ -305,7 +308,7 @@ class PlannedRuns:
             self._unread.pop(identity, None)
             self._to_read_again.pop(identity, None)
             if _last(self._times[identity]) > _last(before):
-                # The scheduler has planned for it since a run of it came due.
+                # The scheduler has planned new runs for it already.
                 self._came_due.pop(identity, None)
 
     def _note_times(self, reading: _Reading, runs: Collection[FlowRun]) -> None:

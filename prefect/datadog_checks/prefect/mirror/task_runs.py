@@ -1,7 +1,7 @@
-"""The task runs that are not over yet, without reading again and again those that never will be.
+"""Unfinished task runs, without reading those in each check run that never finish.
 
-Task runs of a process that was killed stay RUNNING for ever, and those whose upstream failed stay PENDING: where they
-pile up, only the newest are read in each check run, and the server's totals tell whether the others are still there.
+Task runs of a killed process stay RUNNING for ever, and those whose upstream failed stay PENDING. If they pile up, only
+the newest are read in each check run, and the server's totals show whether the others are still there.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from datadog_checks.prefect.tags import RunTags, Tags, task_run_tags
 from .inventory import Inventory
 
 UNFINISHED_TYPES = ("PENDING", "RUNNING", "PAUSED")
-# All that are not older are read in each check run.
+# Task runs up to this age are read in each check run.
 YOUNG = timedelta(hours=1)
-# As many are read before it is asked how old they are: a page.
+# This many of the newest are read whatever their age: a page.
 ENOUGH = 200
-# More are not kept in memory: where there are more, the oldest of them are known as the old ones are.
+# The most young task runs that are read. If there are more, the oldest of them are treated as old.
 MOST_FRESH = 2_000
-# The others are read so many pages at a time, and when all are known, one page every so many looks.
+# Pages of old task runs in one look of the initial load. Later, one page is read every LOOKS_BETWEEN looks.
 PAGES_AT_ONCE = 7
-# So many where the newest alone do not tell when the young begin.
+# The same if there are more than MOST_FRESH young ones.
 MOST_PAGES = 50
 LOOKS_BETWEEN = 8
 MOST_REQUESTS = 60
-# So few are sooner read than taken apart.
+# It is cheaper to read this few task runs than to bisect them.
 FEW = 50
 MICROSECOND = timedelta(microseconds=1)
 
-# What a gauge counts: the type of a state, and the tags, or None for task runs that the instance does not want.
+# What a gauge counts: a state type, and the tags, which are None for task runs that the filters exclude.
 Kind = tuple[str, Tags | None]
 
 
 class Population:
-    """When things came into being, in microseconds, by kind; spans begin after a moment and end with one."""
+    """Creation times in microseconds, by kind. A span excludes its start (`after`) and includes its end (`until`)."""
 
     def __init__(self) -> None:
         self._times: dict[Kind, array[int]] = {}
 
     def replace(self, after: int, until: int, members: Iterable[tuple[Kind, int]]) -> None:
-        """Put these in the place of all that are known of a span."""
+        """Replace everything in a span by these members."""
         for kind, times in list(self._times.items()):
             del times[bisect_right(times, after) : bisect_right(times, until)]
             if not times:
@@ -55,7 +55,7 @@ class Population:
             insort(self._times.setdefault(kind, array("q")), time)
 
     def number(self, types: Collection[str], after: int, until: int) -> int:
-        """How many are known of these types in a span."""
+        """How many members of these types are in a span."""
         return sum(
             bisect_right(times, until) - bisect_right(times, after)
             for (state_type, _), times in self._times.items()
@@ -63,7 +63,7 @@ class Population:
         )
 
     def middle(self, after: int, until: int) -> int | None:
-        """A moment that parts those of a span into halves; None where they cannot be parted."""
+        """A time that splits the members of a span into halves; None if they cannot be split."""
         times = sorted(time for known in self._times.values() for time in known if after < time <= until)
         middle = times[(len(times) - 1) // 2] if times else until
         return middle if after < middle < until else None
@@ -73,7 +73,7 @@ class Population:
 
 
 class UnfinishedTaskRuns:
-    """Looked at once in a check run; all methods raise `ApiError`."""
+    """The unfinished task runs, read once in a check run. All methods raise `ApiError`."""
 
     def __init__(self, api: PrefectApi, inventory: Inventory) -> None:
         self._api = api
@@ -82,23 +82,23 @@ class UnfinishedTaskRuns:
         self._fresh: list[TaskRun] = []
         self._looks = 0
         self._requests_left = 0
-        # The pass through all that are not young: the moment down to which it came, and whether it was at the end once.
+        # The pass through the old task runs: the time that it has reached, and whether one was ever complete.
         self._pages: Iterator[list[TaskRun]] | None = None
         self._come_to = NEVER
         self._carried: list[TaskRun] = []
         self._has_passed = False
 
     def fresh(self) -> list[TaskRun]:
-        """Those pending, running and paused task runs that were read in this look: all but old ones."""
+        """The pending, running and paused task runs that were read in this check run: all but the old ones."""
         self._api.run.once(self._read)
         return self._fresh
 
     def totals(self) -> Mapping[Kind, int] | None:
-        """How many task runs are pending, running or paused, by type and tags; None where not all are known yet."""
+        """The number of pending, running and paused task runs by type and tags; None until all are known."""
         return self._known.totals() if self._api.run.once(self._read) else None
 
     def _read(self) -> bool:
-        """Read what is to be read; returns whether all are known."""
+        """Read the newest, and more of the old ones if it is time. Returns whether all are known."""
         self._looks += 1
         self._requests_left = MOST_REQUESTS
         self._fresh = []
@@ -113,16 +113,16 @@ class UnfinishedTaskRuns:
             self._put(EVER, NEVER, self._fresh)
             self._pages, self._come_to, self._has_passed = None, NEVER, True
             return True
-        # Of those as old as the last one not all may have been read.
+        # More task runs may have exactly the time of the last one.
         edge = _key(oldest)
         self._put(edge, NEVER, self._fresh)
         if not self._has_passed or self._looks % LOOKS_BETWEEN == 0:
             self._go_on(1 if self._has_passed else PAGES_AT_ONCE if edge < _key(young_since) else MOST_PAGES, edge)
-        # Last, because what the pass has carried along was read in an earlier look.
+        # Last, because the pass may carry task runs along that were read in an earlier look.
         return self._verify(EVER if self._has_passed else self._come_to, edge) and self._has_passed
 
     def _go_on(self, pages: int, edge: int) -> None:
-        """Go on with the pass through the old ones, those up to the edge of the young."""
+        """Continue the pass through the old task runs, which are those up to `edge`."""
         if self._pages is None:
             self._come_to = min(self._come_to, edge)
             self._pages = self._api.unfinished_task_runs(UNFINISHED_TYPES, until=_moment(self._come_to))
@@ -136,7 +136,7 @@ class UnfinishedTaskRuns:
             except ApiError:
                 self._pages = None
                 raise
-            # The young may reach further down than when the pass began, and have just been read.
+            # What was just read may reach further back than when the pass began.
             upper = min(self._come_to, edge)
             if page is None:
                 self._put(EVER, upper, self._carried)
@@ -148,10 +148,10 @@ class UnfinishedTaskRuns:
             self._carried = [run for run in self._carried if _created(run) <= lower]
             self._come_to = lower
 
-    # Are those that were not read still there?
+    # Comparing the old ones with the server's totals
 
     def _verify(self, after: int, until: int) -> bool:
-        """Whether what is known of a span is true, or was made so."""
+        """Compare a span with the server's totals, and read the parts that differ. Returns whether it is right now."""
         if after >= until or self._agrees(after, until):
             return True
         if self._requests_left <= 0:
@@ -198,7 +198,7 @@ def _moment(key: int) -> datetime:
     return EARLIEST + key * MICROSECOND
 
 
-# The bounds of all time; a run that has no time of its creation is put at the beginning.
+# The bounds of all time. A run without a creation time is put at the start.
 EVER, NEVER = -1, _key(LATEST)
 
 

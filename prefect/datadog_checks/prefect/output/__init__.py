@@ -1,1 +1,1 @@
-"""What leaves the check: metrics and Datadog events."""
+"""The output of the check: metrics and Datadog events."""

@@ -1,4 +1,4 @@
-"""A Prefect event in the form of a Datadog event: pure."""
+"""Converts a Prefect event into a Datadog event. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datadog_checks.prefect.tags import Tags, one_line, related_by_role, resourc
 AlertType = Literal["error", "warning", "success", "info"]
 
 SOURCE_TYPE = "prefect"
-# Datadog cuts longer texts; a message is cut first, so that the links stay.
+# Datadog cuts long texts. Messages are cut here, so that the links after them stay.
 MOST_MESSAGE_CHARACTERS = 3000
 UI_PATHS = {
     "flow-run": "runs/flow-run",
@@ -20,7 +20,7 @@ UI_PATHS = {
     "deployment": "deployments/deployment",
     "work-queue": "work-queues/work-queue",
 }
-# Anybody may make up roles.
+# Roles become tag keys, and anybody may invent roles.
 NOT_IN_KEYS = re.compile(r"[^\w./]", re.ASCII)
 MOST_KEY_CHARACTERS = 100
 ALERTS_BY_NAME: dict[str, AlertType] = {"AwaitingRetry": "warning", "Late": "warning"}
@@ -35,7 +35,7 @@ ALERTS_BY_READINESS: dict[str, AlertType] = {"not-ready": "error", "ready": "suc
 
 
 def datadog_event(event: Event, tags: Tags, ui_url: str) -> dict[str, Any]:
-    """The event as `AgentCheck.event` takes it. `tags` are those of the resource's metrics."""
+    """The event in the form that `AgentCheck.event` expects. `tags` are the tags of the resource's metrics."""
     resource_id = event.resource.get("prefect.resource.id") or ""
     kind, _ = resource_kind_and_id(resource_id) or (resource_id, "")
     name = event.resource.get("prefect.resource.name") or resource_id
@@ -59,7 +59,7 @@ def alert_type(event: Event, transition: Transition | None) -> AlertType:
 
 
 def _last_part(event: Event, transition: Transition | None) -> str:
-    # A state's name may hold dots itself.
+    # The name of a state may contain dots.
     return (transition.name if transition else None) or event.event.rpartition(".")[2]
 
 
@@ -78,7 +78,7 @@ def _text(event: Event, transition: Transition | None, kind: str, name: str, ui_
     links = _links(event, ui_url)
     if links:
         lines.append(" | ".join(links))
-    # Of a message, the lines stay.
+    # `one_line` would replace the line breaks of a message.
     text = "\n".join(one_line(line.replace("\t", " ")) for line in "\n\n".join(lines).split("\n"))
     return f"%%% \n{text}\n %%%"
 

@@ -13,7 +13,7 @@ NAMESPACE = "prefect.server"
 
 MetricType = Literal["gauge", "count", "histogram"]
 
-# The series that the Agent makes of a histogram, with the type that Datadog stores them as.
+# The series that the Agent makes of a histogram, with their types in Datadog.
 HISTOGRAM_SERIES = (
     ("avg", "gauge", "mean"),
     ("max", "gauge", "maximum"),
@@ -39,10 +39,10 @@ METADATA_COLUMNS = (
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of the contract.
+    """One metric.
 
-    `name` is without the namespace; `tags` names the tag set; `zero_when_gone` says that a tag set that vanished is
-    submitted as 0 for an hour: true for what counts runs, false for what describes an existing object.
+    `name` has no namespace; `tags` lists the tag keys. `zero_when_gone`: a tag set that disappears is submitted as 0
+    for an hour. This is true for metrics that count runs, and false for metrics that describe an existing object.
     """
 
     name: str
@@ -263,7 +263,7 @@ BY_NAME: dict[str, Metric] = {metric.name: metric for metric in METRICS}
 
 
 def series_names(metric: Metric) -> list[str]:
-    """The full names under which a metric shows in Datadog: five for a histogram, one for anything else."""
+    """The full names of a metric's series in Datadog: five for a histogram, one for all other types."""
     if metric.type == "histogram":
         return [f"{metric.full_name}.{suffix}" for suffix, _, _ in HISTOGRAM_SERIES]
     return [metric.full_name]
@@ -275,7 +275,7 @@ def metadata_rows() -> list[dict[str, str]]:
     for metric in METRICS:
         if metric.type == "histogram":
             for suffix, series_type, word in HISTOGRAM_SERIES:
-                # How many samples there were is neither good nor bad.
+                # The number of samples is neither good nor bad.
                 is_count = suffix == "count"
                 series = replace(
                     metric,

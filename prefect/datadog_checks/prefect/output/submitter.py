@@ -1,4 +1,4 @@
-"""The only place that submits: what a collector found, by the table of metrics, and zeros for what vanished."""
+"""The only place that submits: what a collector found, and zeros for tag sets that disappeared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .metrics import BY_NAME, METRICS, Metric
 
 ZEROS_FOR_SECONDS = 3600.0
 PACKED_FOR_SECONDS = 60.0
-# Bounds what is kept of tag sets that come and go; the ones that vanished first are forgotten first.
+# The most tag sets kept per metric or family. Those seen the longest ago are dropped first.
 MOST_TAG_SETS = 20_000
 
 
@@ -32,19 +32,20 @@ class Sheet:
     without_zeros: set[str] = field(default_factory=set)
 
     def add(self, name: str, value: float, tags: Tags = ()) -> None:
-        """A gauge's value, an addition to a count, or a histogram's sample. The name must be a declared one."""
+        """Add a gauge's value, an increment of a count, or a histogram's sample. The metric must be declared."""
         self.samples.append((BY_NAME[name], tags, value))
 
     def withhold_zeros(self, name: str) -> None:
-        """Tag sets that have no value now may have one: they have not vanished."""
+        """Submit no zeros for this metric: not all of its values are known in this check run."""
         self.without_zeros.add(name)
 
     def add_one_of(self, names: Collection[str], name: str, tags: Tags) -> None:
-        """1 for one of several gauges that exclude each other, 0 for the others."""
+        """Add 1 for one of several mutually exclusive gauges, and 0 for the others."""
         for candidate in names:
             self.add(candidate, float(candidate == name), tags)
 
     def add_outcome(self, family: str, outcome: Outcome, tags: Tags) -> None:
+        """Add the counts and durations of a transition."""
         for ending in outcome.counts:
             self.add(f"{family}.{ending}", 1, tags)
         for ending, seconds in outcome.durations:
@@ -52,22 +53,24 @@ class Sheet:
 
 
 class VanishedTagSets:
-    """Which tag sets had a value lately, so that zeros can follow it.
+    """Which tag sets had a value in the last hour, so that zeros can be submitted when they disappear.
 
-    Gauges are remembered each for itself. The counts of a family share their tag sets: where runs complete, 0 of them
-    failed.
+    Each gauge has its own tag sets. The counts of a family share theirs: if runs complete, 0 runs fail.
     """
 
     def __init__(self) -> None:
         self._last_seen: dict[str, dict[Tags, float]] = {}
-        # What of it was packed when; a large server has a megabyte of it, which changes little from run to run.
+        # Packed tag sets, and when they were packed: a large server has a megabyte, which changes little.
         self._packed: dict[str, tuple[float, str]] = {}
         self._now = 0.0
 
     def zeros(
         self, metrics: Collection[Metric], seen: Mapping[str, Collection[Tags]], now: float
     ) -> list[tuple[Metric, Tags]]:
-        """The tag sets of these metrics that had a value within the last hour and have none in `seen`, by name, now."""
+        """The tag sets of these metrics that had a value in the last hour, but have none in `seen` (by metric name).
+
+        `now` is in seconds since the epoch. Remembers `seen` for the next call.
+        """
         self._now = now
         metrics = [metric for metric in metrics if metric.zero_when_gone]
         for metric in metrics:
@@ -94,7 +97,7 @@ class VanishedTagSets:
             self._packed.pop(group, None)
 
     def document(self) -> Document:
-        """What is to be stored. The times in it are up to a minute old."""
+        """The state to be stored. Its times are up to a minute old."""
         for group, last_seen in self._last_seen.items():
             packed_at, _ = self._packed.get(group, (float("-inf"), ""))
             if not 0 <= self._now - packed_at < PACKED_FOR_SECONDS:
@@ -103,7 +106,7 @@ class VanishedTagSets:
 
     @classmethod
     def restored(cls, document: Document) -> VanishedTagSets:
-        """The inverse of `document`; raises `ValueError` for what is damaged."""
+        """The inverse of `document`. Raises `ValueError` if it is damaged."""
         memory = cls()
         try:
             for group in GROUPS & document.keys():
@@ -127,12 +130,12 @@ def _group(metric: Metric) -> str:
     return f"{metric.name.partition('.')[0]} counts" if metric.type == "count" else metric.name
 
 
-# Others are left of an earlier version: nothing would ever forget them.
+# Groups of an earlier version of the check are not restored, because nothing would ever drop them.
 GROUPS = frozenset(_group(metric) for metric in METRICS if metric.zero_when_gone)
 
 
 class Submitter:
-    """Hands sheets to the Agent. `instance_tags` go on everything."""
+    """Submits sheets to the Agent. `instance_tags` are added to everything."""
 
     def __init__(self, check: AgentCheck, instance_tags: Sequence[str], vanished: VanishedTagSets) -> None:
         self._check = check
@@ -140,9 +143,9 @@ class Submitter:
         self.vanished = vanished
 
     def submit(self, sheet: Sheet, owned: Collection[str], now: datetime) -> None:
-        """Submit what a collector found, and zeros for the tag sets of its `owned` metrics that vanished lately.
+        """Submit what a collector found, and zeros for tag sets of its `owned` metrics that disappeared.
 
-        What the Agent does not take is left out: the rest must not be submitted again.
+        A value that the Agent rejects causes a warning, not an error: the others must not be submitted again.
         """
         counts: dict[tuple[Metric, Tags], float] = {}
         seen: dict[str, set[Tags]] = {}
@@ -175,4 +178,4 @@ class Submitter:
                 self._warn("a Datadog event", error)
 
     def _warn(self, what: str, error: Exception) -> None:
-        self._check.warning("Missing: %s. The Agent does not take it (%s).", what, type(error).__name__)
+        self._check.warning("Missing: %s. The Agent rejected it (%s).", what, type(error).__name__)
