@@ -1,4 +1,4 @@
-"""Checks of the options that the generated models cannot make. Their `ValueError` becomes a configuration error."""
+"""Checks of options that the generated models cannot do. A `ValueError` becomes a configuration error."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from datadog_checks.prefect.credentials import authorizing_options, is_latin, token_handler
 
-# A century: more is a slip, and overflows what times are kept in.
+# A century: more is a mistake, and overflows dates.
 MOST_SECONDS = 100 * 365 * 86400.0
-# As much as Datadog shows of a tag, its key included.
+# The longest tag in Datadog has 200 characters, its key included.
 MOST_NAME_CHARACTERS = 180
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 PATTERN_OPTIONS = ("work_pool_names", "work_queue_names", "deployment_names", "event_names")
@@ -19,45 +19,45 @@ PATTERN_OPTIONS = ("work_pool_names", "work_queue_names", "deployment_names", "e
 
 def instance_prefect_url(value: Any, field: Any) -> Any:
     if not isinstance(value, str):
-        return value  # the model says what is wrong with it
-    form = "it takes the address of Prefect's API, such as http://localhost:4200/api"
+        return value  # the model reports it
+    form = "enter the address of Prefect's API, such as http://localhost:4200/api"
     if "@" in value:
-        raise ValueError("a URL with credentials in it is not taken: set `username` and `password` instead")
+        raise ValueError("the URL must not contain credentials: set `username` and `password` instead")
     if re.search(r"[\s\x00-\x1f]", value):
-        raise ValueError(f"a URL has no blanks in it: {form}")
+        raise ValueError(f"the URL must not contain spaces: {form}")
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError(f"not a URL ({error}): {form}") from None
     if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"not a URL with scheme http or https and a host: {form}")
+        raise ValueError(f"not a URL with http or https and a host: {form}")
     if parts.query or parts.fragment:
-        raise ValueError(f"a URL with a query or a fragment is not taken: {form}")
+        raise ValueError(f"the URL must not contain a query or a fragment: {form}")
     return value
 
 
 def instance_auth_string(value: Any, field: Any) -> Any:
     if not isinstance(value, str):
-        raise ValueError("it takes a text such as user:password; put what is not quoted in quotes")
+        raise ValueError("enter a string such as user:password, in quotes")
     if not value or not value.isprintable():
-        raise ValueError("it takes user:password on one line, as the server's PREFECT_SERVER_API_AUTH_STRING has it")
+        raise ValueError("enter user:password on one line, as in the server's PREFECT_SERVER_API_AUTH_STRING")
     return value
 
 
 def instance_api_key(value: Any, field: Any) -> Any:
     if not isinstance(value, str):
-        raise ValueError("it takes a text; put what is not quoted in quotes")
+        raise ValueError("enter a string, in quotes")
     if not value or not value.isascii() or not value.isprintable() or " " in value:
-        raise ValueError("it takes the key alone, on one line, with no blanks and no `Bearer` before it")
+        raise ValueError("enter the key alone, on one line, without spaces and without `Bearer`")
     return value
 
 
 def instance_server_name(value: Any, field: Any) -> Any:
     if not isinstance(value, str):
-        return value  # the model says what is wrong with it
+        return value  # the model reports it
     if not value or not value.isprintable() or value != value.strip() or len(value) > MOST_NAME_CHARACTERS:
-        raise ValueError(f"it takes a name on one line, of at most {MOST_NAME_CHARACTERS} characters, such as prod")
+        raise ValueError(f"enter a name on one line, of at most {MOST_NAME_CHARACTERS} characters, such as prod")
     return value
 
 
@@ -67,12 +67,12 @@ def check_instance(model: Any) -> Any:
     for option in ("late_start_grace_seconds", "worker_stale_after_seconds"):
         seconds = getattr(model, option)
         if seconds is not None and not seconds <= MOST_SECONDS:
-            raise ValueError(f"`{option}` takes a number of seconds, at most {MOST_SECONDS:.0f}")
+            raise ValueError(f"`{option}` must be a number of seconds, at most {MOST_SECONDS:.0f}")
     for name, value in (model.custom_headers or {}).items():
         if not isinstance(value, str):
-            raise ValueError(f"`custom_headers` takes a text for each header, which {name!r} has not")
+            raise ValueError(f"`custom_headers`: the value of {name!r} must be a string")
         if value != value.strip() or not value.isprintable() or not is_latin(value):
-            raise ValueError(f"`custom_headers`: what {name!r} has cannot be sent as a header")
+            raise ValueError(f"`custom_headers`: the value of {name!r} cannot be sent in a header")
     return _check_timeouts(model, ("timeout", "connect_timeout", "read_timeout"))
 
 
@@ -84,11 +84,11 @@ def _check_credentials(model: Any) -> None:
     options = authorizing_options(model)
     if len(options) > 1:
         named = " and ".join(f"`{option}`" for option in options)
-        raise ValueError(f"{named} exclude each other: each makes a header `Authorization`, of which one can be sent")
+        raise ValueError(f"{named} exclude each other: each sets the header `Authorization`, which can be sent once")
     if "username" in options and (model.username is None or model.password is None):
-        raise ValueError("`username` and `password` go together: one of them is missing")
+        raise ValueError("`username` and `password` belong together: one of them is missing")
     if "username" in options and model.use_legacy_auth_encoding and not is_latin(model.username + model.password):
-        raise ValueError("`username` or `password` has letters that want `use_legacy_auth_encoding: false`")
+        raise ValueError("`username` or `password` has characters that require `use_legacy_auth_encoding: false`")
 
 
 def _check_auth_token(auth_token: Any) -> None:
@@ -96,20 +96,20 @@ def _check_auth_token(auth_token: Any) -> None:
         return
     try:
         token_handler({"reader": auth_token.reader, "writer": auth_token.writer})
-    except Exception as error:  # ConfigurationError, ValueError, or that of a regular expression
+    except Exception as error:  # ConfigurationError, ValueError, or an error of a regular expression
         raise ValueError(f"`auth_token`: {error}") from None
     if not HEADER_NAME.fullmatch(auth_token.writer["name"]):
-        raise ValueError("`auth_token`: the `name` setting of its writer is not the name of a header")
+        raise ValueError("`auth_token`: the `name` setting of its writer is not a header's name")
     value = auth_token.writer.get("value", "")
     if not value.isprintable() or not is_latin(value):
-        raise ValueError("`auth_token`: the `value` setting of its writer cannot be sent as a header")
+        raise ValueError("`auth_token`: the `value` setting of its writer cannot be sent in a header")
 
 
 def _check_timeouts(model: Any, options: Iterable[str]) -> Any:
     for option in options:
         seconds = getattr(model, option)
         if seconds is not None and not 0 < seconds <= MOST_SECONDS:
-            raise ValueError(f"`{option}` takes a number of seconds greater than 0")
+            raise ValueError(f"`{option}` must be a number of seconds greater than 0")
     return model
 
 
@@ -124,7 +124,7 @@ def initialize_instance(values: dict[str, Any], **_: Any) -> dict[str, Any]:
 def _refuse_bad_patterns(option: str, names: dict[str, Any]) -> None:
     unknown = sorted(str(key) for key in names if key not in ("include", "exclude"))
     if unknown:
-        raise ValueError(f"`{option}` takes lists of regular expressions `include` and `exclude`, not `{unknown[0]}`")
+        raise ValueError(f"`{option}` has lists of regular expressions `include` and `exclude`, not `{unknown[0]}`")
     for side, patterns in names.items():
         for pattern in patterns if isinstance(patterns, (list, tuple)) else ():
             try:
