@@ -96,7 +96,7 @@ def _run_metrics(family: str, noun: str, tags: str) -> Iterator[Metric]:
         yield Metric(f"{family}.{state}", "gauge", "run", tags, description, f"{label} {state}", zero_when_gone=True)
     for state, orientation in (("completed", 1), ("failed", -1), ("crashed", -1), ("cancelled", 0)):
         description = (
-            f"Number of {noun}s that went from a non-terminal state into a terminal one of type {state.upper()} "
+            f"Number of {noun}s that went from a non-terminal state to a terminal state of type {state.upper()} "
             "since the last collection."
         )
         yield Metric(
@@ -135,7 +135,7 @@ def _run_metrics(family: str, noun: str, tags: str) -> Iterator[Metric]:
         "histogram",
         "second",
         tags,
-        f"Time that a {noun} was RUNNING, one sample at each transition into a terminal state.",
+        f"Time that a {noun} was RUNNING, one sample per transition to a terminal state.",
         f"{label} execution",
         orientation=-1,
     )
@@ -143,7 +143,7 @@ def _run_metrics(family: str, noun: str, tags: str) -> Iterator[Metric]:
 
 def _declare() -> Iterator[Metric]:
     yield _server("health", "1 when the server's health endpoint answers true, else 0.", "health")
-    yield _server("ready", "1 when the server's readiness endpoint answers with success, else 0.", "ready")
+    yield _server("ready", "1 when the server's readiness endpoint answers successfully, else 0.", "ready")
 
     yield _pool("is_ready", "1 when the work pool's status is READY, else 0.", "pool ready", orientation=1)
     yield _pool("is_not_ready", "1 when the work pool's status is NOT_READY, else 0.", "pool not ready", orientation=-1)
@@ -151,7 +151,7 @@ def _declare() -> Iterator[Metric]:
     yield _pool("workers.online", "Number of the work pool's workers that are ONLINE.", "online workers", "worker", 1)
     yield _pool(
         "workers.offline",
-        "Number of the work pool's workers that are OFFLINE, without those whose heartbeat is stale.",
+        "Number of the work pool's workers that are OFFLINE, except those with a stale heartbeat.",
         "offline workers",
         "worker",
         -1,
@@ -177,7 +177,7 @@ def _declare() -> Iterator[Metric]:
         "gauge",
         "run",
         with_status,
-        "Number of flow runs that are due and wait in the work queue.",
+        "Number of due flow runs that wait in the work queue.",
         "backlog size",
         orientation=-1,
         zero_when_gone=True,
@@ -187,7 +187,7 @@ def _declare() -> Iterator[Metric]:
         "gauge",
         "second",
         with_status,
-        "Time that the oldest flow run of the work queue's backlog has waited, 0 when the backlog is empty.",
+        "Time that the oldest flow run in the work queue's backlog has waited; 0 when the backlog is empty.",
         "backlog age",
         orientation=-1,
         zero_when_gone=True,
@@ -197,7 +197,7 @@ def _declare() -> Iterator[Metric]:
         "gauge",
         "percent",
         with_status,
-        "Share of the work queue's concurrency limit that flow runs hold.",
+        "Percentage of the work queue's concurrency limit that is in use.",
         "concurrency in use",
         orientation=-1,
     )
@@ -222,7 +222,7 @@ def _declare() -> Iterator[Metric]:
         "gauge",
         "run",
         FLOW_RUN,
-        "Number of flow runs that are now in a state of type SCHEDULED, those planned for the future included.",
+        "Number of flow runs that are now in a state of type SCHEDULED, including those planned for the future.",
         "flow scheduled",
         zero_when_gone=True,
     )
@@ -241,7 +241,7 @@ def _declare() -> Iterator[Metric]:
         "histogram",
         "second",
         FLOW_RUN,
-        "Time from a flow run's entering AwaitingRetry to its running again.",
+        "Time from when a flow run enters AwaitingRetry until it is RUNNING again.",
         "flow retry gap",
         orientation=-1,
     )
@@ -252,7 +252,7 @@ def _declare() -> Iterator[Metric]:
         "histogram",
         "second",
         TASK_RUN,
-        "Time from the end of a task run's latest upstream task run to its start.",
+        "Time that a task run waited to start after its last upstream task run ended.",
         "task dependency wait",
         orientation=-1,
     )
