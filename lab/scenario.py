@@ -76,11 +76,15 @@ class Scenario:
 
     def _set_up(self) -> None:
         self._progress(
-            f"Creating work pool {POOL} with queues etl (limit 4) and batch, and {len(FLOWS)} deployments ..."
+            f"Creating work pool {POOL} with queues etl (limit 4) and batch, two concurrency limits, and "
+            f"{len(FLOWS)} deployments ..."
         )
         self._api.create_work_pool(POOL)
         self._api.create_work_queue(POOL, "etl", concurrency_limit=4, priority=1)
         self._api.create_work_queue(POOL, "batch", priority=2)
+        self._api.create_concurrency_limit("warehouse", 3)
+        self._api.take_slots("warehouse", 1)
+        self._api.create_tag_concurrency_limit("heavy", 2)
         # a copy, so that flow processes leave nothing in the repository and import nothing else of it
         flows = shutil.copy(Path(__file__).with_name("flows.py"), self._server.folder)
         folder = {"prefect.deployments.steps.set_working_directory": {"directory": str(Path(flows).parent)}}

@@ -50,6 +50,7 @@ def attentive_api(attentive_server: PrefectServer) -> PrefectApi:
 def secured_server() -> Iterator[PrefectServer]:
     """A server with CSRF protection, whose tokens live for seconds, and a password."""
     env = {
+        **FAST_EVENTS,
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_SERVER_CSRF_TOKEN_EXPIRATION": f"PT{CSRF_LIFETIME_SECONDS}S",
         "PREFECT_SERVER_API_AUTH_STRING": AUTH_STRING,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import timedelta
 
 import pytest
 
 from lab.agent import NAMESPACE, Agent, CheckRunResult
 from lab.prefect_api import PrefectApi
-from lab.proxy import Proxy, fails_with, is_cut_off, is_dropped, is_html, without_event
+from lab.proxy import Proxy, fails_with, is_cut_off, is_dropped, is_html
 from lab.server import PrefectServer
 from lab.task_run import ClientTaskRun
 
 from ..conftest import AgentFactory
 from .stage import Stage
-from .test_task_runs import is_in_state
 
 SECOND = timedelta(seconds=1)
 COUNTS_AND_HISTOGRAMS = (".count", ".throughput", "_duration")
@@ -156,62 +154,6 @@ def test_a_run_whose_history_cannot_be_read_is_counted_once_as_soon_as_it_can(
         for name in ("execution", "retry_gaps", "queue_wait")
     }
     assert samples == {"execution": 2, "retry_gaps": 1, "queue_wait": 1}
-
-
-@pytest.mark.needs("ends of task runs")
-def test_the_end_of_an_upstream_task_run_that_never_ran_is_known_before_its_event_arrives(
-    proxy: Proxy, behind: Agent, stage: Stage
-) -> None:
-    run_well(behind)
-    flow_run = stage.run("PENDING", "RUNNING")
-    upstream = ClientTaskRun(stage.api, "extract", flow_run["id"])
-    downstream = ClientTaskRun(stage.api, "load", flow_run["id"], upstream=[upstream.id])
-    moment = datetime.now(UTC)
-    pending, cached = upstream.enter("PENDING", at=moment), upstream.enter("COMPLETED", "Cached", at=moment + SECOND)
-    events = [downstream.enter(state, at=moment + 4 * SECOND) for state in ("PENDING", "RUNNING")]
-    stage.api.wait_for_events([pending, cached, *events])
-    stage.api.wait_for_task_run(upstream.id, partial(is_in_state, "COMPLETED"))
-    proxy.spoil("/events/filter", without_event(cached))
-    assert run_well(behind).samples("task_runs.dependency_wait_duration") == [pytest.approx(3.0)]
-    proxy.heal()
-    assert run_well(behind).samples("task_runs.dependency_wait_duration") == []
-
-
-@pytest.mark.needs("ends of task runs")
-def test_starts_retries_and_ends_that_no_event_tells_are_counted_once_from_the_objects_of_their_runs(
-    proxy: Proxy, api: PrefectApi, agent: AgentFactory
-) -> None:
-    stage = Stage(api)
-    behind = agent(prefect_url=f"{proxy.url}/api", **stage.only_this)
-    run_well(behind)
-    flow_run = stage.run("PENDING", "RUNNING")
-    retrying = stage.run("PENDING", "RUNNING", "SCHEDULED:AwaitingRetry", "RUNNING:Retrying")
-    hidden = [state["id"] for run in (flow_run, retrying) for state in api.flow_run_states(run["id"])]
-    stories = {
-        "starts": (("PENDING", None), ("RUNNING", None)),
-        "retries": (("PENDING", None), ("RUNNING", None), ("RUNNING", "Retrying")),
-        "cached": (("PENDING", None), ("COMPLETED", "Cached")),
-    }
-    for name, states in stories.items():
-        task = ClientTaskRun(api, name, flow_run["id"])
-        hidden += [task.enter(*state) for state in states]
-        api.wait_for_task_run(task.id, partial(is_in_state, states[-1][0]))
-    api.wait_for_events(hidden)
-    for event_id in hidden:
-        proxy.spoil("/events/filter", without_event(event_id))
-    results = [run_well(behind), run_well(behind)]
-    proxy.heal()
-    results += [run_well(behind), run_well(behind)]
-    assert {
-        name: [result.count(name) for result in results]
-        for name in ("flow_runs.throughput", "task_runs.throughput", "task_runs.completed.count")
-    } == {
-        "flow_runs.throughput": [2, 0, 0, 0],
-        "task_runs.throughput": [2, 0, 0, 0],
-        "task_runs.completed.count": [1, 0, 0, 0],
-    }
-    gaps = [len(result.samples("flow_runs.retry_gaps_duration")) for result in results]
-    assert gaps == [1, 0, 0, 0]
 
 
 def test_a_server_that_is_busy_twice_is_asked_a_third_time_and_leaves_no_warning(
