@@ -26,13 +26,8 @@ from .api.versions import is_supported, lacking
 from .collectors import COLLECTORS, Collector, Context, Events, FeedCollector, Server
 from .config.settings import Settings
 from .config_models import ConfigMixin
-from .counting.event_activity import EventActivity, Reach
 from .credentials import secrets_of
 from .diagnostics import STEPS, findings
-from .mirror.deployments import KnownDeployments
-from .mirror.flow_runs import ActiveFlowRuns
-from .mirror.inventory import Inventory
-from .mirror.task_runs import UnfinishedTaskRuns
 from .output.metrics import NAMESPACE
 from .output.submitter import Sheet, Submitter, VanishedTagSets
 from .state_store import Document, StateStore, remove_stale, take_over
@@ -186,25 +181,10 @@ class PrefectCheck(AgentCheck, ConfigMixin):
     def _set_up(self) -> None:
         self._settings = settings = Settings.of(self.config)
         self._api = PrefectApi(Client(self.http, settings.url, settings.headers, settings.credentials))
-        self._inventory = Inventory(self._api, settings.filters)
-        self._active_flow_runs = ActiveFlowRuns(self._api)
         self._store = self._open_store()
         self._submitter = Submitter(self, settings.tags, self._restore_vanished())
-        self._unfinished_task_runs = UnfinishedTaskRuns(self._api, self._inventory)
-        reach = Reach(settings.event_lookback, settings.max_catch_up)
-        self._event_activity = EventActivity(self._api, reach)
-        context = Context(
-            self._api,
-            settings,
-            self._inventory,
-            self._active_flow_runs,
-            self._unfinished_task_runs,
-            KnownDeployments(self._api, self._inventory, self._event_activity, reach, settings.interval),
-            self._event_activity,
-            self._store,
-            self.warning,
-            self._log_place,
-        )
+        context = Context.of(self._api, settings, self._store, self.warning, self._log_place)
+        self._inventory = context.inventory
         self._version: str | None = None
         self._saved_vanished: Document = {}
         if settings.is_cloud:

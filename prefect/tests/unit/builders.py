@@ -6,37 +6,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from datadog_checks.prefect.api.check_run import CheckRun
-from datadog_checks.prefect.api.clock import ServerClock
 from datadog_checks.prefect.api.models import Event, FlowRun, State
-from datadog_checks.prefect.api.time_budget import TimeBudget
 from datadog_checks.prefect.counting.transitions import Transition, transition_of
 
 T0 = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
+Json = dict[str, Any]
 RUN_ID = "6f4d5f3e-1f0e-4d0c-9d59-3a1f6a0f4c11"
 
 
 def after(seconds: float) -> datetime:
     """A moment so many seconds after `T0`."""
     return T0 + timedelta(seconds=seconds)
-
-
-class InCheckRuns:
-    """What stands in for `PrefectApi` in one check run after the other."""
-
-    _run: CheckRun | None = None
-
-    @property
-    def run(self) -> CheckRun:
-        """The check run that is under way; the first begins by itself."""
-        if self._run is None:
-            self.next_run()
-        assert self._run is not None
-        return self._run
-
-    def next_run(self) -> None:
-        """The next one begins."""
-        self._run = CheckRun(TimeBudget(15.0, {}), ServerClock(), before=self._run)
 
 
 def related(role: str, identity: str, name: str | None = None) -> dict[str, str | None]:
@@ -47,7 +27,7 @@ def related(role: str, identity: str, name: str | None = None) -> dict[str, str 
     return resource if name is None else {**resource, "prefect.resource.name": name}
 
 
-def state_change(
+def state_change_json(
     name: str | None,
     to_type: str,
     at: datetime,
@@ -62,7 +42,7 @@ def state_change(
     task_run: Mapping[str, Any] | None = None,
     related_to: list[dict[str, str | None]] | None = None,
     event_id: str | None = None,
-) -> Event:
+) -> Json:
     """The event that Prefect sends when a run changes its state."""
     resource = {
         "prefect.resource.id": f"prefect.{kind}.{run_id}",
@@ -72,21 +52,24 @@ def state_change(
         "prefect.state-message": message,
         "prefect.run-count": None if run_count is None else str(run_count),
     }
-    return Event.model_validate(
-        {
-            "id": event_id or f"{run_id} {at.isoformat()}",
-            "event": f"prefect.{kind}.{name}",
-            "occurred": at,
-            "resource": resource,
-            "related": related_to or [],
-            "payload": {
-                "intended": {"from": from_type, "to": to_type},
-                "initial_state": {"type": from_type, "name": from_name} if from_type else None,
-                "validated_state": {"type": to_type, "name": name},
-                "task_run": task_run,
-            },
-        }
-    )
+    return {
+        "id": event_id or f"{run_id} {at.isoformat()}",
+        "event": f"prefect.{kind}.{name}",
+        "occurred": at,
+        "resource": resource,
+        "related": related_to or [],
+        "payload": {
+            "intended": {"from": from_type, "to": to_type},
+            "initial_state": {"type": from_type, "name": from_name} if from_type else None,
+            "validated_state": {"type": to_type, "name": name},
+            "task_run": task_run,
+        },
+    }
+
+
+def state_change(name: str | None, to_type: str, at: datetime, **more: Any) -> Event:
+    """The same as the check reads it."""
+    return Event.model_validate(state_change_json(name, to_type, at, **more))
 
 
 def transition(name: str | None, to_type: str, at: datetime, **more: Any) -> Transition:

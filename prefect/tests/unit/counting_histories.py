@@ -14,24 +14,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from datadog_checks.prefect.api.errors import ApiError, RequestFailed, UnexpectedAnswer, Unreachable
-from datadog_checks.prefect.collectors import Context
 from datadog_checks.prefect.collectors.counted import TransitionCollector
 from datadog_checks.prefect.collectors.flow_runs import FlowRunTransitions
 from datadog_checks.prefect.collectors.task_runs import TaskRunTransitions
-from datadog_checks.prefect.config.settings import Settings
-from datadog_checks.prefect.counting.event_activity import EventActivity, Reach
-from datadog_checks.prefect.mirror.deployments import KnownDeployments
-from datadog_checks.prefect.mirror.flow_runs import ActiveFlowRuns
-from datadog_checks.prefect.mirror.inventory import Inventory
-from datadog_checks.prefect.mirror.task_runs import UnfinishedTaskRuns
 from datadog_checks.prefect.output.submitter import Sheet
-from datadog_checks.prefect.state_store import StateStore
+from lab.poison import POISON_EVENTS
 
 from .builders import T0
-from .run_stories import Change, PoisonedServer, Step, identity, poisons, shown, states_after, steps
-from .runs_server import BUDGET_SECONDS, DEPLOYMENT, INSTANT, LiveFlowRun, LiveTaskRun, Run
-from .test_settings import settings as instance_settings
+from .fake_server import BUDGET_SECONDS, INSTANT
+from .live_runs import DEPLOYMENT, LiveFlowRun, LiveTaskRun, Run, RunsServer
+from .run_stories import Change, Step, identity, poisons, shown, states_after, steps
 from .truth_of_runs import Key, key, truth
+from .wiring import parts_of, settings_of
 
 numbers = st.integers(0, 15)
 ERRORS = (
@@ -45,6 +39,7 @@ OVERLAP_SECONDS = 120.0
 # More than the requests of a check run take.
 SLACK_SECONDS = 30.0
 INTERVAL_SECONDS = 15.0
+SETTINGS = settings_of(min_collection_interval=INTERVAL_SECONDS)
 # That of the clock of a worker on Windows.
 TICK = timedelta(milliseconds=16)
 
@@ -58,7 +53,9 @@ class CountingHistories(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.server = PoisonedServer()
+        self.server = RunsServer()
+        self.flow_runs: list[LiveFlowRun] = []
+        self.task_runs: list[LiveTaskRun] = []
         self.stored: dict[str, str] = {}
         self.counted: Counter[Key] = Counter()
         # Changes that no undisturbed check run has seen.
@@ -68,38 +65,20 @@ class CountingHistories(RuleBasedStateMachine):
         # Objects that are in sight only for a check run that sees that the clock was set back.
         self.in_sight_until: datetime | None = None
         self.set_back_by = timedelta()
-        self.events_made = 0
+        self.events_made = self.poured = 0
         self.has_failed = False
         self.start_check()
-
-    @property
-    def flow_runs(self) -> list[LiveFlowRun]:
-        return list(self.server.flow_runs_made.values())
-
-    @property
-    def task_runs(self) -> list[LiveTaskRun]:
-        return list(self.server.task_runs_made.values())
 
     # The check
 
     def start_check(self) -> None:
         """A new life of the check, from what the last one has stored."""
-        options: Settings = instance_settings(min_collection_interval=INTERVAL_SECONDS)
-        inventory = Inventory(self.server, options.filters)
-        store = StateStore(lambda name: self.stored.get(name, ""), self.stored.__setitem__, self.fail_on_warning)
-        active_flow_runs, unfinished_task_runs = ActiveFlowRuns(self.server), UnfinishedTaskRuns(self.server, inventory)
-        event_activity = EventActivity(self.server, Reach())
-        deployments = KnownDeployments(self.server, inventory, event_activity, Reach(), options.interval)
-        shared = (inventory, active_flow_runs, unfinished_task_runs, deployments, event_activity, store)
-        context = Context(self.server, options, *shared, lambda message: None, self.fail_on_warning)
-        self.collectors: list[TransitionCollector] = [FlowRunTransitions(context), TaskRunTransitions(context)]
-
-    def fail_on_warning(self, message: str | Exception) -> None:
-        raise AssertionError(message)
+        parts = parts_of(self.server, SETTINGS, stored=self.stored)
+        self.collectors: list[TransitionCollector] = [FlowRunTransitions(parts), TaskRunTransitions(parts)]
 
     def run_check(self, before_answer: Callable[[int], None] | None = None) -> None:
         """One check run, as `PrefectCheck` makes it."""
-        self.server.begin_check_run()
+        self.server.next_run()
         if before_answer is not None:
             self.server.before_answer = before_answer
         for collector in self.collectors:
@@ -127,9 +106,7 @@ class CountingHistories(RuleBasedStateMachine):
         self.run_check()
         self.read_at = self.may_be_read_at = self.server.clock
         self.in_sight_until = None
-        self.untold = [
-            change for change in self.untold if not self.server.shows(change.event) and not self.can_stay_hidden(change)
-        ]
+        self.untold = [change for change in self.hidden() if not self.can_stay_hidden(change)]
 
     def can_stay_hidden(self, change: Change) -> bool:
         return change.may_stay_hidden and change.is_told_by_object
@@ -176,6 +153,7 @@ class CountingHistories(RuleBasedStateMachine):
         self.events_made += 1
         # Ids tell nothing of the order in which events were made.
         event = run.enter(kind, name or kind.capitalize(), at, f"{self.events_made * 7919 % 10007:05}")
+        self.server.write_down(run)
         self.untold.append(Change(run, run.state, event, may_stay_hidden=shown == "never"))
         if shown == "at once":
             self.server.show(event)
@@ -218,7 +196,7 @@ class CountingHistories(RuleBasedStateMachine):
             expected_start=self.server.clock + timedelta(seconds=wait),
             deployment=DEPLOYMENT if deployed else None,
         )
-        self.server.flow_runs_made[run.id] = run
+        self.flow_runs.append(run)
         self.enter(run, "SCHEDULED", self.server.clock, shown)
         self.go_on(run, steps, self.pass_time)
 
@@ -235,7 +213,7 @@ class CountingHistories(RuleBasedStateMachine):
             upstream=tuple([sibling for sibling in siblings if sibling.has_ended][-waits:] if waits else ()),
         )
         run.expected_start = self.clock_of(run)
-        self.server.task_runs_made[run.id] = run
+        self.task_runs.append(run)
         self.enter(run, "PENDING", run.expected_start, shown)
         self.go_on(run, steps, self.pass_time)
 
@@ -252,10 +230,13 @@ class CountingHistories(RuleBasedStateMachine):
     @rule(names=poisons, ago=st.sampled_from((0, 30, 900)))
     def somebody_posts_bad_events(self, names: list[str], ago: int) -> None:
         for name in names:
-            self.server.pour(name, self.server.clock - timedelta(seconds=ago))
+            for document in POISON_EVENTS[name]():
+                self.poured += 1
+                at = self.server.clock - timedelta(seconds=ago)
+                self.server.show({**document, "id": identity(1_000_000 + self.poured), "occurred": at.isoformat()})
 
     def hidden(self) -> list[Change]:
-        return [change for change in self.untold if not self.server.shows(change.event)]
+        return [change for change in self.untold if not self.server.shows(change.event["id"])]
 
     # The last two are as long as an Agent may be stopped.
     @rule(seconds=st.one_of(st.integers(0, 400), st.sampled_from((1300, 3500))))
@@ -269,7 +250,7 @@ class CountingHistories(RuleBasedStateMachine):
         self.set_back_by = timedelta(seconds=seconds)
         self.server.clock -= self.set_back_by
         run = LiveFlowRun(id=identity(len(self.flow_runs)), expected_start=self.server.clock)
-        self.server.flow_runs_made[run.id] = run
+        self.flow_runs.append(run)
         self.enter(run, "PENDING", self.server.clock, "late")
         self.go_on(run, steps, self.tick)
 

@@ -6,7 +6,7 @@ import pytest
 
 from datadog_checks.prefect.api.errors import ApiError, OutOfTime
 
-from .builders import InCheckRuns
+from .fake_server import InCheckRuns
 
 
 class Reader:

@@ -44,7 +44,7 @@ class History:
         self.sent: list[str] = []
         self.given_out: Counter[str] = Counter()
         self.saved: str | None = None
-        self._latest = self.endpoint.now
+        self._latest = self.endpoint.clock
         self.run()
         # The feed reaches back to its beginning only, which is more than an hour ago when the events begin.
         for _ in range(3):
@@ -54,12 +54,12 @@ class History:
 
     def pass_time(self, seconds: float) -> None:
         earliest = self._latest - timedelta(seconds=SET_BACK_BY_AT_MOST_SECONDS)
-        self.endpoint.now = max(earliest, self.endpoint.now + timedelta(seconds=seconds))
-        self._latest = max(self._latest, self.endpoint.now)
+        self.endpoint.clock = max(earliest, self.endpoint.clock + timedelta(seconds=seconds))
+        self._latest = max(self._latest, self.endpoint.clock)
 
     def send(self, number: int, seconds_ago: float) -> None:
         """Events become visible, 14.6 s apart; none that occurred before what a clock set back still reaches."""
-        reach = VISIBLE_WITHIN_SECONDS - (self._latest - self.endpoint.now).total_seconds()
+        reach = VISIBLE_WITHIN_SECONDS - (self._latest - self.endpoint.clock).total_seconds()
         for index in range(number):
             name = f"e{len(self.sent)}"
             self.endpoint.happen(name, seconds_ago=min(reach, max(-600, seconds_ago - 14.6 * index)))

@@ -154,7 +154,7 @@ def test_a_feed_that_has_to_compare_afresh_gives_new_events_out_although_its_tim
     endpoint.vanish(*names[:100])
     endpoint.happen("new", seconds_ago=0)
     given_out = []
-    endpoint.before_answer = endpoint.take_a_second
+    endpoint.seconds_a_request = 1.0
     for _ in range(4):
         endpoint.left = 15.0
         with suppress(OutOfTime):
@@ -205,7 +205,7 @@ def test_reading_stops_when_half_of_the_time_is_used_and_goes_on_next_time(endpo
     given_out: list[str] = []
     behind = []
 
-    endpoint.before_answer = endpoint.take_a_second
+    endpoint.seconds_a_request = 1.0
     for _ in range(20):
         endpoint.left = 15.0
         reading = feed.read(INTERVAL)

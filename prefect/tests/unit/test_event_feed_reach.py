@@ -114,13 +114,13 @@ def test_all_of_a_downtime_is_caught_up_with_in_slices(monkeypatch: pytest.Monke
 def test_what_occurred_longer_ago_than_is_caught_up_with_is_dropped_and_told_once() -> None:
     endpoint = endpoint_with(HOURS, HOURS)
     feed = watched_for(endpoint, HOURS)
-    left = endpoint.now
+    left = endpoint.clock
     endpoint.pass_time(3 * HOURS)
     happened = every_minute(endpoint, first_ago=3 * HOURS - 60, last_ago=0)
     feed = endpoint.feed(feed.document())
     first = feed.read(INTERVAL)
     feed.commit(first.events)
-    assert first.lost == (left, endpoint.now - timedelta(hours=1))
+    assert first.lost == (left, endpoint.clock - timedelta(hours=1))
     assert ids(first) == happened[-61:]
     for _ in range(70):
         endpoint.pass_time(60)
@@ -161,7 +161,7 @@ def test_what_became_visible_while_nobody_looked_may_have_occurred_the_look_back
 
 def test_events_of_one_key_are_given_out_once_and_known_by_it() -> None:
     endpoint = EventsEndpoint()
-    feed = EventFeed(endpoint.api(), {"event": {"prefix": ["prefect.flow-run."]}}, None, Reach(), lambda _: "same")
+    feed = EventFeed(endpoint, {"event": {"prefix": ["prefect.flow-run."]}}, None, Reach(), lambda _: "same")
     assert take(feed) == []
     endpoint.pass_time(10)
     endpoint.happen("a", "b")

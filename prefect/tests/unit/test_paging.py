@@ -14,7 +14,8 @@ from datadog_checks.prefect.api.errors import ApiError, Rejected, RequestFailed
 from datadog_checks.prefect.api.models import FlowRun, TaskRun, WorkPool
 from datadog_checks.prefect.api.paging import Order, Pager
 
-from .builders import InCheckRuns, after
+from .builders import after
+from .fake_server import InCheckRuns
 
 Row = dict[str, Any]
 REFUSALS = {

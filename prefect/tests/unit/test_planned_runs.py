@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,61 +13,36 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from datadog_checks.prefect.api import paging
-from datadog_checks.prefect.api.models import FlowRun
-from datadog_checks.prefect.api.prefect import PrefectApi
+from datadog_checks.prefect.api.models import Deployment, FlowRun
 from datadog_checks.prefect.mirror import count_bisection, planned_runs
-from datadog_checks.prefect.mirror.inventory import Inventory
 from datadog_checks.prefect.mirror.planned_runs import PlannedRuns
 from datadog_checks.prefect.tags import RunTags
 
-from .builders import T0, InCheckRuns
+from .builders import T0
+from .fake_server import FakeServer
+from .wiring import TagsByIds
 
 PAGE = 5
 LOOKS_ENOUGH = 60
 MINUTE = timedelta(minutes=1)
 
 
-class PlanningServer(InCheckRuns, PrefectApi):
-    """Runs that are planned, by their ids, in pages of so many; requests are counted."""
+class PlanningServer(FakeServer):
+    """Gives planned runs in small pages."""
 
-    def __init__(self) -> None:
-        self.page = PAGE
-        self.runs: dict[str, FlowRun] = {}
-        self.deployments_made: set[str] = set()
-        self.requests = 0
+    flow_runs_in_a_page = PAGE
 
-    def planned_flow_runs(self, deployment_ids: Collection[str] | None, after: datetime) -> Iterator[list[FlowRun]]:
-        done: set[str] = set()
-        while True:
-            self.requests += 1
-            found = [run for run in self._of(deployment_ids, after) if run.id not in done][: self.page]
-            done.update(run.id for run in found)
-            yield found
-            if len(found) < self.page:
-                return
+    def plan(self, name: str, deployment: str | None, at: datetime, state_name: str = "Scheduled") -> None:
+        self.flow_runs[name] = FlowRun(
+            id=name,
+            deployment_id=deployment,
+            state_type="SCHEDULED",
+            state_name=state_name,
+            next_scheduled_start_time=at,
+        )
 
-    def count_planned(self, after: datetime) -> int:
-        self.requests += 1
-        return sum(start(run) >= after for run in self.runs.values())
-
-    def count_planned_of(self, deployment_ids: Collection[str] | None, after: datetime) -> int:
-        self.requests += 1
-        return len(self._of(deployment_ids, after))
-
-    def _of(self, deployment_ids: Collection[str] | None, after: datetime) -> list[FlowRun]:
-        wanted = {None} if deployment_ids is None else set(deployment_ids)
-        found = [run for run in self.runs.values() if run.deployment_id in wanted and start(run) >= after]
-        return sorted(found, key=lambda run: (start(run), run.id))
-
-
-class Names(Inventory):
-    """Every run is wanted, and tagged with its deployment."""
-
-    def __init__(self) -> None:
-        pass
-
-    def tags_of_runs(self, runs: Collection[FlowRun], remember: bool = True) -> dict[str, RunTags | None]:
-        return {run.id: RunTags(deployment_id=run.deployment_id) for run in runs}
+    def make_deployment(self, identity: str) -> None:
+        self.deployments_made[identity] = Deployment(id=identity)
 
 
 def start(run: FlowRun) -> datetime:
@@ -82,14 +56,15 @@ class Planning(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.server = PlanningServer()
-        self.planned = PlannedRuns(self.server, Names())
+        self.planned = PlannedRuns(self.server, TagsByIds())
         self.now = T0
         self.numbers = itertools.count()
         self.known: set[str] = set()
 
     @rule(number=st.integers(1, 12))
     def make_deployments(self, number: int) -> None:
-        self.server.deployments_made |= {f"d{next(self.numbers):04}" for _ in range(number)}
+        for _ in range(number):
+            self.server.make_deployment(f"d{next(self.numbers):04}")
 
     @precondition(lambda self: self.server.deployments_made)
     @rule(data=st.data(), number=st.integers(1, 8), waits=st.booleans())
@@ -97,26 +72,22 @@ class Planning(RuleBasedStateMachine):
         deployment = data.draw(st.sampled_from([*sorted(self.server.deployments_made), None]))
         for minutes in data.draw(st.lists(st.integers(1, 300), min_size=number, max_size=number)):
             name = f"r{next(self.numbers):04}"
-            self.server.runs[name] = FlowRun(
-                id=name,
-                deployment_id=deployment,
-                state_type="SCHEDULED",
-                state_name="AwaitingRetry" if waits else "Scheduled",
-                next_scheduled_start_time=self.now + minutes * MINUTE,
-            )
+            at = self.now + minutes * MINUTE
+            self.server.plan(name, deployment, at, "AwaitingRetry" if waits else "Scheduled")
 
-    @precondition(lambda self: self.server.runs)
+    @precondition(lambda self: self.server.flow_runs)
     @rule(data=st.data())
     def delete_run(self, data: st.DataObject) -> None:
-        del self.server.runs[data.draw(st.sampled_from(sorted(self.server.runs)))]
+        del self.server.flow_runs[data.draw(st.sampled_from(sorted(self.server.flow_runs)))]
 
     @precondition(lambda self: self.server.deployments_made)
     @rule(data=st.data(), keeps=st.booleans())
     def pause_or_delete(self, data: st.DataObject, keeps: bool) -> None:
         deployment = data.draw(st.sampled_from(sorted(self.server.deployments_made)))
-        self.server.runs = {name: run for name, run in self.server.runs.items() if run.deployment_id != deployment}
+        runs = self.server.flow_runs
+        self.server.flow_runs = {name: run for name, run in runs.items() if run.deployment_id != deployment}
         if not keeps:
-            self.server.deployments_made.discard(deployment)
+            del self.server.deployments_made[deployment]
 
     @rule(minutes=st.integers(1, 90))
     def pass_time(self, minutes: int) -> None:
@@ -124,15 +95,15 @@ class Planning(RuleBasedStateMachine):
 
     @rule(are_all=st.booleans())
     def look(self, are_all: bool) -> None:
-        self.server.requests = 0
+        self.server.requests.clear()
         deployments = set(self.server.deployments_made)
         changed = deployments ^ self.known
         self.known = deployments
-        waiting = [run for run in self.server.runs.values() if run.state_name == "AwaitingRetry"]
+        waiting = [run for run in self.server.flow_runs.values() if run.state_name == "AwaitingRetry"]
         self.planned.look(deployments, changed, are_all, self.now, waiting)
         # Each deployment of a part may have to be read by itself, and no run of the server is ever read whole.
         totals = 2 * (planned_runs.PARTS_AT_ONCE + planned_runs.MOST_REQUESTS)
-        assert self.server.requests <= planned_runs.PAGES_AT_ONCE + totals + 3
+        assert len(self.server.requests) <= planned_runs.PAGES_AT_ONCE + totals + 3
 
     @precondition(lambda self: self.server.deployments_made)
     @rule(are_all=st.booleans())
@@ -149,7 +120,8 @@ class Planning(RuleBasedStateMachine):
             assert self.planned.knows(tag.partition(":")[2])
 
     def truth(self) -> dict[tuple[str, ...], int]:
-        later = [run for run in self.server.runs.values() if start(run) > self.now and run.state_name == "Scheduled"]
+        runs = self.server.flow_runs.values()
+        later = [run for run in runs if start(run) > self.now and run.state_name == "Scheduled"]
         found = Counter(RunTags(deployment_id=run.deployment_id).tags() for run in later)
         known = {tags: total for tags, total in self.planned.totals().items() if total == 0}
         return {**known, **found}
@@ -166,29 +138,22 @@ def test_what_is_planned_is_known_in_the_end_whatever_happened(monkeypatch: Any)
 
 def planned_at(server: PlanningServer, deployment: str, *minutes: float) -> None:
     for number in minutes:
-        name = f"{deployment}-{number}"
-        server.runs[name] = FlowRun(
-            id=name,
-            deployment_id=deployment,
-            state_name="Scheduled",
-            state_type="SCHEDULED",
-            next_scheduled_start_time=T0 + number * MINUTE,
-        )
-    server.deployments_made.add(deployment)
+        server.plan(f"{deployment}-{number}", deployment, T0 + number * MINUTE)
+    server.make_deployment(deployment)
 
 
 def test_as_long_as_nothing_happens_the_total_is_all_that_is_asked_for() -> None:
     server = PlanningServer()
     for number in range(30):
         planned_at(server, f"d{number}", *range(60, 60 + number))
-    planned = PlannedRuns(server, Names())
+    planned = PlannedRuns(server, TagsByIds())
     for _ in range(LOOKS_ENOUGH):
         planned.look(sorted(server.deployments_made), (), True, T0, ())
     assert planned.unknown == 0
-    server.requests = 0
+    server.requests.clear()
     planned.look(sorted(server.deployments_made), (), True, T0 + timedelta(minutes=90, seconds=30), ())
-    assert server.requests == 1
-    assert sum(planned.totals().values()) == sum(start(run) > T0 + 90 * MINUTE for run in server.runs.values())
+    assert len(server.requests) == 1
+    assert sum(planned.totals().values()) == sum(start(run) > T0 + 90 * MINUTE for run in server.flow_runs.values())
 
 
 def test_what_the_scheduler_adds_after_a_run_came_due_is_found_with_three_requests() -> None:
@@ -196,23 +161,23 @@ def test_what_the_scheduler_adds_after_a_run_came_due_is_found_with_three_reques
     for number in range(300):
         planned_at(server, f"d{number}", 60, 120)
     planned_at(server, "early", 1, 61)
-    planned = PlannedRuns(server, Names())
+    planned = PlannedRuns(server, TagsByIds())
     # In one order: which are read again in a look depends on it, and those count as looked at.
     deployments = sorted(server.deployments_made)
     for _ in range(LOOKS_ENOUGH):
         planned.look(deployments, (), True, T0, ())
     planned.look(deployments, (), True, T0 + 2 * MINUTE, ())
     planned_at(server, "early", 121)
-    server.requests = 0
+    server.requests.clear()
     planned.look(deployments, (), True, T0 + 3 * MINUTE, ())
     # The total, that of the deployment, and its runs.
-    assert server.requests == 3
+    assert len(server.requests) == 3
     assert planned.totals()["deployment_id:early",] == 2
 
 
 def known(server: PlanningServer) -> PlannedRuns:
     """One who knows all that is planned."""
-    planned = PlannedRuns(server, Names())
+    planned = PlannedRuns(server, TagsByIds())
     for _ in range(LOOKS_ENOUGH):
         planned.look(sorted(server.deployments_made), (), True, T0, ())
     assert planned.unknown == 0
@@ -226,14 +191,14 @@ def totals_of(planned: PlannedRuns) -> dict[str, int]:
 def test_a_run_that_waits_is_not_planned_although_the_server_counts_it() -> None:
     server = PlanningServer()
     planned_at(server, "d", 60, 120, 180)
-    waiting = server.runs["d-120"].model_copy(update={"state_name": "AwaitingRetry"})
-    server.runs["d-120"] = waiting
-    planned = PlannedRuns(server, Names())
+    waiting = server.flow_runs["d-120"].model_copy(update={"state_name": "AwaitingRetry"})
+    server.flow_runs["d-120"] = waiting
+    planned = PlannedRuns(server, TagsByIds())
     planned.look(["d"], (), True, T0, [waiting])
     assert totals_of(planned) == {"d": 2}
-    server.requests = 0
+    server.requests.clear()
     planned.look(["d"], (), True, T0, [waiting])
-    assert (server.requests, totals_of(planned)) == (1, {"d": 2})
+    assert (len(server.requests), totals_of(planned)) == (1, {"d": 2})
 
 
 def test_the_runs_of_a_deployment_that_is_gone_are_gone_in_the_same_look() -> None:
@@ -241,17 +206,17 @@ def test_the_runs_of_a_deployment_that_is_gone_are_gone_in_the_same_look() -> No
     planned_at(server, "stays", 60)
     planned_at(server, "goes", 60, 120)
     planned = known(server)
-    server.runs = {name: run for name, run in server.runs.items() if run.deployment_id == "stays"}
-    server.requests = 0
+    server.flow_runs = {name: run for name, run in server.flow_runs.items() if run.deployment_id == "stays"}
+    server.requests.clear()
     planned.look(["stays"], ["goes"], True, T0, ())
-    assert (server.requests, totals_of(planned)) == (1, {"stays": 1})
+    assert (len(server.requests), totals_of(planned)) == (1, {"stays": 1})
 
 
 def test_a_deployment_that_changed_is_read_again_although_it_has_as_many_runs() -> None:
     server = PlanningServer()
     planned_at(server, "d", 60, 120)
     planned = known(server)
-    server.runs.clear()
+    server.flow_runs.clear()
     planned_at(server, "d", 300, 400)
     planned.look(["d"], ["d"], True, T0, ())
     planned.look(["d"], (), True, T0 + 200 * MINUTE, ())
@@ -265,24 +230,24 @@ def test_what_the_scheduler_adds_is_known_at_once_on_a_busy_server(number: int, 
     for place in range(number):
         first = minutes * (place + 1) / number
         planned_at(server, f"d{place}", *(first + minutes * run for run in range(20)))
-    server.page = 200
+    server.flow_runs_in_a_page = 200
     planned = known(server)
     deployments = sorted(server.deployments_made)
     for quarter in range(1, 40):
         now = T0 + quarter * MINUTE / 4
-        server.runs = {name: run for name, run in server.runs.items() if start(run) > now}
+        server.flow_runs = {name: run for name, run in server.flow_runs.items() if start(run) > now}
         if quarter % 4 == 0:
             keep_planned(server, 20, minutes)
-        server.requests = 0
+        server.requests.clear()
         planned.look(deployments, (), are_all, now, ())
-        assert sum(planned.totals().values()) == len(server.runs)
-        assert server.requests <= 10
+        assert sum(planned.totals().values()) == len(server.flow_runs)
+        assert len(server.requests) <= 10
 
 
 def keep_planned(server: PlanningServer, number: int, minutes: int) -> None:
     """Plan as the scheduler does: so many runs of each deployment, one every so many minutes."""
     last: dict[str, list[datetime]] = {}
-    for run in server.runs.values():
+    for run in server.flow_runs.values():
         last.setdefault(run.deployment_id or "", []).append(start(run))
     for deployment, starts in last.items():
         missing = range(1, number - len(starts) + 1)
@@ -293,10 +258,10 @@ def test_a_deployment_that_goes_while_its_runs_are_read_does_not_come_back() -> 
     server = PlanningServer()
     planned_at(server, "goes", *range(60, 60 + PAGE * planned_runs.PAGES_AT_ONCE))
     planned_at(server, "stays", 60)
-    planned = PlannedRuns(server, Names())
+    planned = PlannedRuns(server, TagsByIds())
     planned.look(["goes"], (), False, T0, ())
     assert planned.unknown == 1
-    server.runs = {name: run for name, run in server.runs.items() if run.deployment_id == "stays"}
+    server.flow_runs = {name: run for name, run in server.flow_runs.items() if run.deployment_id == "stays"}
     for _ in range(3):
         planned.look(["stays"], ["goes"], False, T0, ())
     assert totals_of(planned) == {"stays": 1}
@@ -306,7 +271,7 @@ def test_a_deployment_that_goes_while_its_runs_are_read_does_not_come_back() -> 
 def test_where_not_all_are_wanted_each_of_many_is_looked_at_in_turn() -> None:
     server = PlanningServer()
     for number in range(8 * paging.MOST_IDS):
-        server.deployments_made.add(f"d{number:05}")
+        server.make_deployment(f"d{number:05}")
     planned_at(server, "d00000", 60)
     planned = known(server)
     planned_at(server, max(server.deployments_made), 60)
@@ -320,18 +285,18 @@ def test_what_nobody_can_explain_is_not_looked_for_in_each_look() -> None:
     server = PlanningServer()
     planned_at(server, "d", 60, 120)
     planned_at(server, "of one that is gone", 60)
-    planned = PlannedRuns(server, Names())
+    planned = PlannedRuns(server, TagsByIds())
     for _ in range(4):
         planned.look(["d"], (), True, T0, ())
-    server.requests = 0
+    server.requests.clear()
     planned.look(["d"], (), True, T0, ())
-    assert (server.requests, totals_of(planned)) == (1, {"d": 2})
+    assert (len(server.requests), totals_of(planned)) == (1, {"d": 2})
 
 
 def test_a_deployment_with_more_runs_than_a_look_reads_is_counted_when_all_are_read() -> None:
     server = PlanningServer()
     planned_at(server, "many", *range(60, 60 + PAGE * planned_runs.PAGES_AT_ONCE))
-    planned = PlannedRuns(server, Names())
+    planned = PlannedRuns(server, TagsByIds())
     planned.look(["many"], (), True, T0, ())
     assert (planned.unknown, totals_of(planned)) == (1, {})
     planned.look(["many"], (), True, T0, ())

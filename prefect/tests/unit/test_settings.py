@@ -7,16 +7,8 @@ from typing import Any
 
 import pytest
 
-from datadog_checks.prefect.config.settings import Settings
-from datadog_checks.prefect.config_models.instance import InstanceConfig
-
-URL = "http://prefect.test:4200/api"
-
-
-def settings(**instance: Any) -> Settings:
-    instance = {"prefect_url": URL, **instance}
-    context = {"configured_fields": frozenset(instance)}
-    return Settings.of(InstanceConfig.model_validate(instance, context=context))
+from .fake_http import URL
+from .wiring import settings_of as settings
 
 
 def test_options_that_are_not_set_have_their_documented_defaults() -> None:

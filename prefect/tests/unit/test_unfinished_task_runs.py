@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -13,81 +12,30 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from datadog_checks.prefect.api.models import TaskRun
-from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.mirror import task_runs as unfinished_task_runs
-from datadog_checks.prefect.mirror.inventory import Inventory
 from datadog_checks.prefect.mirror.task_runs import UNFINISHED_TYPES, UnfinishedTaskRuns
-from datadog_checks.prefect.tags import RunTags
 
-from .builders import T0, InCheckRuns
+from .builders import T0
+from .fake_server import FakeServer
+from .wiring import TagsByIds, parts_of
 
 PAGE = 4
 MINUTE = timedelta(minutes=1)
 LOOKS_ENOUGH = 80
 
 
-class TaskServer(InCheckRuns, PrefectApi):
-    """Task runs by their ids; requests for pages and for totals are counted."""
+class TaskServer(FakeServer):
+    """Gives task runs in small pages."""
 
-    def __init__(self) -> None:
-        self.clock = T0
-        self.runs: dict[str, TaskRun] = {}
-        self.pages = self.totals = 0
+    task_runs_in_a_page = PAGE
 
-    def now(self) -> datetime:
-        return self.clock
-
-    def seconds_left(self) -> float:
-        return 15.0
-
-    def unfinished_task_runs(
-        self, types: Collection[str], since: datetime | None = None, until: datetime | None = None
-    ) -> Iterator[list[TaskRun]]:
-        last: tuple[datetime, str] | None = None
-        while True:
-            self.pages += 1
-            found = [run for run in self._those(types, since, until) if last is None or place(run) < last][:PAGE]
-            last = place(found[-1]) if found else last
-            yield found
-            if len(found) < PAGE:
-                return
-
-    def count_unfinished(self, types: Collection[str], since: datetime | None, until: datetime) -> int:
-        self.totals += 1
-        return len(self._those(types, since, until))
-
-    def _those(self, types: Collection[str], since: datetime | None, until: datetime | None) -> list[TaskRun]:
-        found = [
-            run
-            for run in self.runs.values()
-            if run.state_type in types
-            and (since is None or created(run) >= since)
-            and (until is None or created(run) <= until)
-        ]
-        return sorted(found, key=place, reverse=True)
+    def put(self, name: str, state_type: str, at: datetime, flow_run: str = "f") -> None:
+        fields = {"state_type": state_type, "expected_start_time": at, "flow_run_id": flow_run, "task_key": "load"}
+        self.task_runs[name] = TaskRun.model_validate({"id": name, **fields})
 
 
-class NoTags(Inventory):
-    def __init__(self) -> None:
-        pass
-
-    def tags_by_run_id(self, run_ids: Collection[str]) -> dict[str, RunTags | None]:
-        return {run_id: RunTags(flow_id=run_id) for run_id in run_ids}
-
-
-def created(run: TaskRun) -> datetime:
-    assert run.expected_start_time is not None
-    return run.expected_start_time
-
-
-def place(run: TaskRun) -> tuple[datetime, str]:
-    return created(run), run.id
-
-
-def task_run(name: str, state_type: str, at: datetime, flow_run: str = "f") -> TaskRun:
-    return TaskRun.model_validate(
-        {"id": name, "state_type": state_type, "expected_start_time": at, "flow_run_id": flow_run, "task_key": "load"}
-    )
+def unfinished_on(server: TaskServer) -> UnfinishedTaskRuns:
+    return parts_of(server, inventory=TagsByIds()).unfinished_task_runs
 
 
 class Tasks(RuleBasedStateMachine):
@@ -96,7 +44,7 @@ class Tasks(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.server = TaskServer()
-        self.task_runs = UnfinishedTaskRuns(self.server, NoTags())
+        self.task_runs = unfinished_on(self.server)
         self.numbers = itertools.count()
 
     @rule(number=st.integers(1, 15), state_type=st.sampled_from(UNFINISHED_TYPES), minutes=st.integers(0, 300))
@@ -104,13 +52,13 @@ class Tasks(RuleBasedStateMachine):
         for index in range(number):
             name = f"t{next(self.numbers):04}"
             at = self.server.clock - minutes * MINUTE - (index // 3) * MINUTE
-            self.server.runs[name] = task_run(name, state_type, at, flow_run=f"f{index % 2}")
+            self.server.put(name, state_type, at, flow_run=f"f{index % 2}")
 
-    @precondition(lambda self: self.server.runs)
+    @precondition(lambda self: self.server.task_runs)
     @rule(data=st.data(), state_type=st.sampled_from((*UNFINISHED_TYPES, "COMPLETED")))
     def go_on(self, data: st.DataObject, state_type: str) -> None:
-        name = data.draw(st.sampled_from(sorted(self.server.runs)))
-        self.server.runs[name] = self.server.runs[name].model_copy(update={"state_type": state_type})
+        name = data.draw(st.sampled_from(sorted(self.server.task_runs)))
+        self.server.task_runs[name] = self.server.task_runs[name].model_copy(update={"state_type": state_type})
 
     @rule(minutes=st.integers(1, 90))
     def pass_time(self, minutes: int) -> None:
@@ -134,7 +82,7 @@ class Tasks(RuleBasedStateMachine):
     def truth(self) -> Counter[tuple[str, str]]:
         return Counter(
             (run.state_type, run.flow_run_id or "")
-            for run in self.server.runs.values()
+            for run in self.server.task_runs.values()
             if run.state_type in UNFINISHED_TYPES
         )
 
@@ -159,7 +107,7 @@ def stuck(number: int) -> TaskServer:
     """A server with so many task runs that are RUNNING since hours ago."""
     server = TaskServer()
     for index in range(number):
-        server.runs[f"old{index:04}"] = task_run(f"old{index:04}", "RUNNING", T0 - 180 * MINUTE - index * MINUTE)
+        server.put(f"old{index:04}", "RUNNING", T0 - 180 * MINUTE - index * MINUTE)
     return server
 
 
@@ -168,26 +116,25 @@ def test_those_that_never_end_are_read_once_and_then_asked_for_by_a_total_of_eac
 ) -> None:
     monkeypatch.setattr(unfinished_task_runs, "ENOUGH", PAGE)
     server = stuck(100)
-    task_runs = UnfinishedTaskRuns(server, NoTags())
+    task_runs = unfinished_on(server)
     unknown = 0
     while task_runs.totals() is None:
         unknown += 1
         server.next_run()
     assert unknown == 100 // (unfinished_task_runs.PAGES_AT_ONCE * PAGE)
-    server.pages = server.totals = 0
     server.next_run()
     totals = task_runs.totals()
     assert totals is not None
     assert sum(totals.values()) == 100
-    assert (server.pages, server.totals) == (1, 3)
+    assert (server.asked_for("task runs"), server.asked_for("total")) == (1, 3)
 
 
 def test_what_is_young_is_read_in_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unfinished_task_runs, "ENOUGH", PAGE)
     server = stuck(20)
     for index in range(10):
-        server.runs[f"new{index}"] = task_run(f"new{index}", "PENDING", T0 - index * MINUTE)
-    task_runs = UnfinishedTaskRuns(server, NoTags())
+        server.put(f"new{index}", "PENDING", T0 - index * MINUTE)
+    task_runs = unfinished_on(server)
     for _ in range(5):
         server.next_run()
         assert {run.id for run in task_runs.fresh()} >= {f"new{index}" for index in range(10)}

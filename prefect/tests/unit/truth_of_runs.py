@@ -10,7 +10,7 @@ from datetime import datetime
 from lab.definitions import Entered, first_end, of_flow_run, of_task_run
 
 from .builders import T0
-from .runs_server import DEPLOYMENT, LiveFlowRun, LiveTaskRun, Run
+from .live_runs import DEPLOYMENT, LiveFlowRun, LiveTaskRun, Run
 
 # Metric, tags, and a histogram's sample to the millisecond: what is counted has none.
 Key = tuple[str, tuple[str, ...], float | None]

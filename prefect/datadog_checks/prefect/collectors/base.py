@@ -13,7 +13,7 @@ from datadog_checks.prefect.api.errors import ApiError
 from datadog_checks.prefect.api.models import ApiModel
 from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.config.settings import Settings
-from datadog_checks.prefect.counting.event_activity import EventActivity
+from datadog_checks.prefect.counting.event_activity import EventActivity, Reach
 from datadog_checks.prefect.mirror.deployments import KnownDeployments
 from datadog_checks.prefect.mirror.flow_runs import ActiveFlowRuns
 from datadog_checks.prefect.mirror.inventory import Inventory
@@ -39,6 +39,33 @@ class Context:
     store: StateStore
     warn: Callable[[str], None]
     log_unforeseen: Callable[[Exception], None]
+
+    @classmethod
+    def of(
+        cls,
+        api: PrefectApi,
+        settings: Settings,
+        store: StateStore,
+        warn: Callable[[str], None],
+        log_unforeseen: Callable[[Exception], None],
+        inventory: Inventory | None = None,
+    ) -> Context:
+        """Wire the parts together; tests may bring an `inventory`."""
+        inventory = inventory or Inventory(api, settings.filters)
+        reach = Reach(settings.event_lookback, settings.max_catch_up)
+        event_activity = EventActivity(api, reach)
+        return cls(
+            api,
+            settings,
+            inventory,
+            ActiveFlowRuns(api),
+            UnfinishedTaskRuns(api, inventory),
+            KnownDeployments(api, inventory, event_activity, reach, settings.interval),
+            event_activity,
+            store,
+            warn,
+            log_unforeseen,
+        )
 
     @contextmanager
     def leaving_out(self, model: type[ApiModel], identity: str) -> Iterator[None]:
