@@ -6,6 +6,7 @@ And which bad events there are beside theirs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from uuid import UUID
 
 from hypothesis import strategies as st
@@ -58,17 +59,9 @@ class Step:
 
 
 SHOWN = ("at once", "late", "never")
-steps = st.lists(
-    st.builds(
-        Step,
-        seconds=st.sampled_from((0.002, 0.5, 20.0, 61.0, 0.0)),
-        choice=st.integers(0, 7),
-        shown=st.sampled_from(SHOWN),
-        written_after=st.sampled_from((0.0, 0.0, 5.0, 100.0)),
-    ),
-    min_size=1,
-    max_size=6,
-)
+# All there are, in one draw: that is quicker than a draw for each field.
+STEPS = [Step(*fields) for fields in product((0.002, 0.5, 20.0, 61.0, 0.0), range(8), SHOWN, (0.0, 0.0, 5.0, 100.0))]
+steps = st.lists(st.integers(0, len(STEPS) - 1).map(lambda number: STEPS[number]), min_size=1, max_size=6)
 shown = st.sampled_from(SHOWN)
 poisons = st.lists(st.sampled_from(COUNTED_NOWHERE), min_size=1, max_size=4)
 
