@@ -32,7 +32,7 @@ check: .venvs/check/.stamp $(if $(PREFECT_URL)$(CONF),,.venvs/server/.stamp) ## 
 	@case "$$CONF" in ""|/*) ;; *) CONF="$$PWD/$$CONF"; export CONF ;; esac; \
 	exec $(BIN)/python -m lab.demo
 
-test: .venvs/check/.stamp .venvs/server/.stamp ## Run all tests, some of them also on other Pythons, the oldest base and the oldest server
+test: .venvs/check/.stamp .venvs/server/.stamp ## Run all tests but those of test-heavy, some also on other Pythons, the oldest base and the oldest server
 	$(BIN)/pytest $(SIDE_BY_SIDE) $(addprefix --ignore=,$(HEAVY))
 	@$(MAKE) test-other-pythons test-oldest-base test-oldest-server
 

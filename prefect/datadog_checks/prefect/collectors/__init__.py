@@ -1,4 +1,4 @@
-"""All collectors, in the order in which they run: the cheap and the exact first, what may take long last."""
+"""All collectors but `Server`, which runs before them, in their order: cheap ones first, slow ones last."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Collector(ABC):
 
     @abstractmethod
     def collect(self, sheet: Sheet) -> None:
-        """Put samples on the sheet. If this raises `ApiError`, nothing on the sheet is submitted."""
+        """Put samples on the sheet. If this raises, nothing on the sheet is submitted. Raises `ApiError`."""
 
     def go_on(self, sheet: Sheet) -> None:
         """Collect more if the collector is `behind`. Raises as `collect` does."""

@@ -163,7 +163,7 @@ class TransitionCollector(FeedCollector):
         return (transition.at,)
 
     def is_counted(self, transition: Transition) -> bool:
-        """Whether it was counted, or lies outside of the time for which this is known."""
+        """Whether it was counted. Also true outside of the span that the feed covers, where nothing is known."""
         return any(self._is_counted_at(transition, at) for at in self.times_of(transition))
 
     def _is_counted_at(self, transition: Transition, at: datetime) -> bool:
@@ -197,7 +197,7 @@ class TransitionCollector(FeedCollector):
             has_read_all = self.take_objects(sheet, since)
         except ApiError as error:
             has_read_all = False
-            self.context.warn(f"{self.subject}, as far as runs tell of them: {error}")
+            self.context.warn(f"{self.subject}, those that only run objects show: {error}")
         if not has_read_all:
             # The events are complete. The next check run reads the objects from the same time on.
             self._objects_read_at = through

@@ -31,7 +31,7 @@ from .counted import TransitionCollector
 
 STATE_GAUGES = {"PENDING": "task_runs.pending", "RUNNING": "task_runs.running", "PAUSED": "task_runs.paused"}
 
-# From so many ended task runs on, their number is compared first, and they are read only if it differs. Only ends older
+# If at least this many task runs ended, they are counted first, and read only if the number differs. Only ends older
 # than SETTLED_AFTER are compared: a busy server stores an end after it shows the event. `overlap` is longer than that.
 MANY = 100
 SETTLED_AFTER = timedelta(seconds=30)
@@ -150,7 +150,7 @@ class TaskRunTransitions(TransitionCollector):
         return True
 
     def commit(self) -> None:
-        # Only now: an object with a known end is not read again, even if its end was not counted. An event is.
+        # Not earlier: objects with a known end are not read again, so an end must be counted before it is known.
         self._ends.update(self._ends_read)
         super().commit()
 

@@ -18,7 +18,7 @@ STATUS_GAUGES = {
     "NOT_READY": "work_pool.is_not_ready",
     "PAUSED": "work_pool.is_paused",
 }
-# A request gives the workers of one pool only. So many requests are sent side by side.
+# A request returns the workers of one pool only; this many requests are sent in parallel.
 SIDE_BY_SIDE = 8
 
 

@@ -56,9 +56,9 @@ class Reading:
 class EventFeed:
     """The events that match `criteria`. Each is given out until it is committed.
 
-    `criteria` are filters of `/events/filter`, without the times. `key_of` gives the key of an event; who knows from
-    elsewhere what an event will tell passes the same key to `has` and `expect`. `saved` is the `document` of an earlier
-    feed; raises `ValueError` if it is damaged. With `activity`, the feed is not read while nothing happens.
+    `criteria` are filters of `/events/filter`, without the times. `key_of` gives the key of an event. A collector that
+    learned of the same transition from a run object passes that key to `has` and `expect`. `saved` is the `document` of
+    an earlier feed; raises `ValueError` if it is damaged. With `activity`, the feed is not read while nothing happens.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class EventFeed:
         """Ignore events before this moment from now on."""
         first, self._start = bucket_of(self._start - INSTANT) + 1, max(self._start, moment)
         end = bucket_of(self._start)
-        # Of a minute that began before `first`, only a part was read.
+        # Only whole minutes are compared later; the one that the old start lies in is not whole.
         self._closed.close(first, self._seen.counts(first, end))
         self._seen.forget_before(end)
         self._expected.forget_before(end)
@@ -176,7 +176,7 @@ class EventFeed:
         return key in self._staged or self._seen.has(key, at) or self._expected.has(key, at)
 
     def expect(self, key: str, at: datetime) -> None:
-        """Note that what an event with this key tells is known. The event may arrive later, or never.
+        """Note that the transition of this key is counted already. Its event may arrive later, or never.
 
         The next `read` drops the note unless `commit` came before it.
         """
