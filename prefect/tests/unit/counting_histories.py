@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from datadog_checks.prefect.api.errors import ApiError, RequestFailed, UnexpectedAnswer, Unreachable
+from datadog_checks.prefect.check import MOST_TURNS
 from datadog_checks.prefect.collectors.counted import TransitionCollector
 from datadog_checks.prefect.collectors.flow_runs import FlowRunTransitions
 from datadog_checks.prefect.collectors.task_runs import TaskRunTransitions
@@ -66,7 +67,7 @@ class CountingHistories(RuleBasedStateMachine):
         self.in_sight_until: datetime | None = None
         self.set_back_by = timedelta()
         self.events_made = self.poured = 0
-        self.has_failed = False
+        self.has_failed = self.is_disturbed = False
         self.start_check()
 
     # The check
@@ -79,25 +80,34 @@ class CountingHistories(RuleBasedStateMachine):
     def run_check(self, before_answer: Callable[[int], None] | None = None) -> None:
         """One check run, as `PrefectCheck` makes it."""
         self.server.next_run()
+        self.is_disturbed = before_answer is not None
         if before_answer is not None:
             self.server.before_answer = before_answer
-        for collector in self.collectors:
-            sheet = Sheet()
-            try:
-                collector.collect(sheet)
-            except ApiError:
-                assert before_answer is not None, "no request failed"
-                continue
-            for metric, tags, value in sheet.samples:
-                counts = metric.type == "count"
-                self.counted[key(metric.name, tags, None if counts else value)] += int(value) if counts else 1
-            collector.commit()
+        succeeded = [collector for collector in self.collectors if self.take_turn(collector, collector.collect)]
+        for _ in range(MOST_TURNS):
+            for collector in succeeded:
+                if collector.behind:
+                    self.take_turn(collector, collector.go_on)
         self.server.before_answer = lambda number: None
         self.last_run_at = self.server.clock
         self.may_be_read_at = max(self.may_be_read_at, self.server.clock)
         counted_too_often = self.counted - self.truth()
         self.has_failed = bool(counted_too_often)
         assert not counted_too_often
+
+    def take_turn(self, collector: TransitionCollector, collect: Callable[[Sheet], None]) -> bool:
+        """Count what a collector collects; returns whether it did."""
+        sheet = Sheet()
+        try:
+            collect(sheet)
+        except ApiError:
+            assert self.is_disturbed, "no request failed"
+            return False
+        for metric, tags, value in sheet.samples:
+            counts = metric.type == "count"
+            self.counted[key(metric.name, tags, None if counts else value)] += int(value) if counts else 1
+        collector.commit()
+        return True
 
     def truth(self) -> Counter[Key]:
         return truth(self.flow_runs, self.task_runs)

@@ -92,3 +92,15 @@ def test_a_start_waits_for_the_end_that_it_waited_for_as_long_as_a_busy_server_m
         history.server.clock += timedelta(minutes=1)
     history.run_check()
     assert counted() == (told if is_told else {**told, "task_runs.dependency_wait_duration": 0})
+
+
+@pytest.mark.parametrize("request_number", range(1, 11))
+def test_after_a_check_run_without_time_the_next_one_counts_all_of_it(request_number: int) -> None:
+    history = CountingHistories()
+    history.the_check_begins(seconds=900.0, shown="at once")
+    history.a_run_goes_on(0, [Step(0.002, 0, "at once", 0.0)] * 4)
+    history.time_passes(1300)
+    history.time_passes(1300)
+    history.the_check_runs(15, "is out of time", request_number, ERRORS[0], 0, [], False)
+    history.run_undisturbed()
+    assert history.counted == history.truth()
