@@ -39,9 +39,9 @@ SHARE_OF_A_COLLECTOR = 1 / 3
 # Extra turns for collectors that are behind, as long as more than this share of the check run's time is left.
 MOST_TURNS = 4
 SHARE_LEFT_IDLE = 1 / 5
-MOST_UNFORESEEN = 100
+MOST_UNEXPECTED = 100
 # The version is requested once in this many check runs, and after a failure.
-RUNS_A_VERSION = 20
+RUNS_PER_VERSION_CHECK = 20
 
 
 class PrefectCheck(AgentCheck, ConfigMixin):
@@ -53,10 +53,10 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         super().__init__(name, init_config, instances)
         for secret in secrets_of(self.instance or {}, self.init_config or {}):
             self.register_secret(secret)
-        self._unforeseen: set[str] = set()
+        self._unexpected: set[str] = set()
         self.check_initializations.append(self._set_up)
         self.diagnosis.register(self._diagnose)
-        self._runs_until_asked = 0
+        self._runs_until_version_check = 0
 
     @property
     def http(self) -> RequestsWrapper:
@@ -86,13 +86,13 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         After the first failure, check whether any request can still succeed. Raises `ServerUnusable` if none can and
         nothing was collected.
         """
-        has_asked = self._runs_until_asked <= 0 or not self._api.run.has_answered
+        has_asked = self._runs_until_version_check <= 0 or not self._api.run.has_answered
         if has_asked:
-            self._runs_until_asked = 0
+            self._runs_until_version_check = 0
             self._require_prefect()
-            self._runs_until_asked = RUNS_A_VERSION if self._version else 0
-        elif self._version:
-            self._submit_version(self._version)
+            self._runs_until_version_check = RUNS_PER_VERSION_CHECK if self._api.known_version else 0
+        elif self._api.known_version:
+            self._submit_version(self._api.known_version)
         failures: dict[Collector, Exception] = {}
         for number, collector in enumerate(self._collectors):
             with self._api.run.time.share(max(SHARE_OF_A_COLLECTOR, 1 / (len(self._collectors) - number))):
@@ -100,7 +100,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             if failure is None:
                 continue
             failures[collector] = failure
-            self._runs_until_asked = 0
+            self._runs_until_version_check = 0
             self.warning("Missing: %s. %s", collector.subject, self._words(failure))
             if not has_asked and isinstance(failure, ApiError) and not isinstance(failure, OutOfTime):
                 has_asked = True
@@ -113,7 +113,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
                     rest = self._collectors[number + 1 :]
                     self.warning("Missing: %s. %s", ", ".join(other.subject for other in rest), error)
                     return failures | dict.fromkeys(rest, error)
-        self._runs_until_asked -= 1
+        self._runs_until_version_check -= 1
         return failures
 
     def _go_on(self, collectors: Sequence[Collector]) -> None:
@@ -138,11 +138,11 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             collector.commit()
         except Exception as error:  # of any type: one collector must not stop the others
             if not isinstance(error, ApiError):
-                self._log_unforeseen(error)
+                self._log_unexpected(error)
             return error
         return None
 
-    def _log_unforeseen(self, error: Exception) -> None:
+    def _log_unexpected(self, error: Exception) -> None:
         """Log an unexpected error with its traceback, once per code location rather than in each check run."""
         if place := self._new_place(error):
             self.log.error("Unexpected %s", place, exc_info=error)
@@ -159,9 +159,9 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         place = (
             f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
         )
-        if place in self._unforeseen or len(self._unforeseen) >= MOST_UNFORESEEN:
+        if place in self._unexpected or len(self._unexpected) >= MOST_UNEXPECTED:
             return ""
-        self._unforeseen.add(place)
+        self._unexpected.add(place)
         return place
 
     @staticmethod
@@ -185,7 +185,6 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._submitter = Submitter(self, settings.tags, self._restore_vanished())
         context = Context.of(self._api, settings, self._store, self.warning, self._log_place)
         self._inventory = context.inventory
-        self._version: str | None = None
         self._saved_vanished: Document = {}
         if settings.is_cloud:
             self.log.info("Prefect Cloud has no readiness and no version; `health` is 1 when its API answers")
@@ -235,6 +234,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         if self._settings.is_cloud:
             self._require_workspace()
             return
+        known = self._api.known_version
         try:
             with self._api.run.time.share(SHARE_OF_A_COLLECTOR):
                 version = self._api.version()
@@ -246,15 +246,14 @@ class PrefectCheck(AgentCheck, ConfigMixin):
                 if not self._api.run.has_answered:
                     raise
             elif isinstance(error, ServerUnusable) and not self._can_read_pools():
-                # A gateway may block only this endpoint. The pools, which all others need, tell.
+                # A gateway may block only this endpoint. If so, the pools, which all collectors need, can be read.
                 raise
             self.warning("Missing: the server's version. %s", error)
             return
         if not is_supported(version):
             raise UnsupportedVersion(self._settings.url, version)
-        if version != self._version and (notes := lacking(version)):
+        if version != known and (notes := lacking(version)):
             self.log.info("Prefect %s lacks features of later versions. Consequences: %s", version, "; ".join(notes))
-        self._version = version
         self._submit_version(version)
 
     def _require_workspace(self) -> None:

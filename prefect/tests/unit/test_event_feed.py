@@ -16,11 +16,6 @@ INTERVAL = timedelta(seconds=15)
 
 
 @pytest.fixture
-def endpoint() -> EventsEndpoint:
-    return EventsEndpoint()
-
-
-@pytest.fixture
 def feed(endpoint: EventsEndpoint) -> EventFeed:
     """A feed that has read nothing yet for an hour."""
     feed = endpoint.feed()

@@ -16,11 +16,6 @@ from .test_event_feed import INTERVAL, take
 
 
 @pytest.fixture
-def endpoint() -> EventsEndpoint:
-    return EventsEndpoint()
-
-
-@pytest.fixture
 def feed(endpoint: EventsEndpoint) -> EventFeed:
     feed = endpoint.feed()
     take(feed)

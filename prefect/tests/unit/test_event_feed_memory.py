@@ -18,11 +18,6 @@ from .events_endpoint import EventsEndpoint
 from .test_event_feed import INTERVAL, ids, many, spread, take
 
 
-@pytest.fixture
-def endpoint() -> EventsEndpoint:
-    return EventsEndpoint()
-
-
 def started(endpoint: EventsEndpoint) -> EventFeed:
     """A feed that was at its beginning an hour ago."""
     feed = endpoint.feed()

@@ -156,7 +156,7 @@ class Client:
         request = f"{method.upper()} {path}"
 
         def attempt(room: Room) -> Parsed:
-            token = self._csrf_token_of_now()
+            token = self._current_csrf_token()
             answer = self._exchange(method, path, room, token, **options)
             if _wants_csrf_token(answer):
                 answer = self._exchange(method, path, room, self._new_csrf_token(instead_of=token), **options)
@@ -285,7 +285,7 @@ class Client:
         """Whether the server has asked for a CSRF token."""
         return self._csrf.current is not None
 
-    def _csrf_token_of_now(self) -> CsrfToken | None:
+    def _current_csrf_token(self) -> CsrfToken | None:
         """The current token, renewed before it expires; None as long as the server has not asked for one."""
         token = self._csrf.current
         if not self._csrf.is_due():

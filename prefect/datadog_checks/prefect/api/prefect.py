@@ -66,7 +66,8 @@ class PrefectApi:
         self._client = client
         self._pager = Pager(client)
         self._events_at_once = EVENTS_PAGE_SIZE
-        self._version = ""
+        # The version as last read; None if it was never read.
+        self.known_version: str | None = None
 
     @property
     def url(self) -> str:
@@ -109,7 +110,7 @@ class PrefectApi:
             raise
         except UnexpectedAnswer:
             raise NotPrefect(self.url, "GET /admin/version returns no version") from None
-        self._version = version
+        self.known_version = version
         return version
 
     def work_pools(self) -> list[WorkPool]:
@@ -133,7 +134,7 @@ class PrefectApi:
 
     def tag_concurrency_limits(self) -> list[TagConcurrencyLimit]:
         """The concurrency limits of tags; none if the server lists them among the global ones."""
-        if lists_tag_limits_as_global(self._version):
+        if lists_tag_limits_as_global(self.known_version):
             return []
         return self._pager.by_offset(TagConcurrencyLimit, "/concurrency_limits/filter", {})
 

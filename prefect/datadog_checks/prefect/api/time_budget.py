@@ -95,7 +95,7 @@ class TimeBudget:
         return OutOfTime(request, self._seconds, of_run=self.monotonic() >= self._end - LEAST_TIMEOUT_SECONDS)
 
     def _allowed_at(self, path: str) -> float:
-        """When the endpoint may be requested. A pause of two endpoints is one of the whole server."""
+        """When the endpoint may be requested. If two endpoints asked for a pause, all endpoints get it."""
         now, endpoint = self.monotonic(), _endpoint(path)
         for other in [other for other, until in self._paused_until.items() if until <= now]:
             del self._paused_until[other]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 
 OLDEST_MAJOR = 3
+# Since then, a server lists the concurrency limits of tags among the global ones, named `tag:` and the tag.
+TAG_LIMITS_AMONG_GLOBAL_ONES = (3, 4, 19)
 # The version that introduced an optional feature, and what the check does without it.
 SINCE: tuple[tuple[tuple[int, int, int], str], ...] = (
     ((3, 1, 3), "every run in state AwaitingRetry is taken for an in-process retry"),
     ((3, 4, 0), "run counts of flow runs come from their histories, which are read for each run that ends"),
-    ((3, 4, 19), "concurrency limits of tags are read with a request of their own"),
+    (TAG_LIMITS_AMONG_GLOBAL_ONES, "concurrency limits of tags are read with a request of their own"),
     ((3, 6, 2), "the work queue of a deployment is looked up by its name"),
     ((3, 6, 22), "ends of task runs come from events alone"),
     ((3, 6, 23), "there are no events about created, updated or deleted deployments"),
@@ -28,10 +30,10 @@ def lacking(version: str) -> list[str]:
     return [text for since, text in SINCE if parts < since] if parts else []
 
 
-def lists_tag_limits_as_global(version: str) -> bool:
-    """Whether a server lists concurrency limits of tags among the global ones, named `tag:` and the tag."""
-    parts = _parts(version)
-    return parts is not None and parts >= (3, 4, 19)
+def lists_tag_limits_as_global(version: str | None) -> bool:
+    """Whether the server is known to list the concurrency limits of tags among the global ones."""
+    parts = _parts(version or "")
+    return parts is not None and parts >= TAG_LIMITS_AMONG_GLOBAL_ONES
 
 
 def _parts(version: str) -> tuple[int, int, int] | None:

@@ -26,7 +26,7 @@ from datadog_checks.prefect.state_store import StateStore
 class Context:
     """What collectors share.
 
-    `warn` adds a warning to the check's status. `log_unforeseen` logs an unexpected error with its traceback, once.
+    `warn` adds a warning to the check's status. `log_unexpected` logs an unexpected error with its traceback, once.
     """
 
     api: PrefectApi
@@ -38,7 +38,7 @@ class Context:
     event_activity: EventActivity
     store: StateStore
     warn: Callable[[str], None]
-    log_unforeseen: Callable[[Exception], None]
+    log_unexpected: Callable[[Exception], None]
 
     @classmethod
     def of(
@@ -47,24 +47,23 @@ class Context:
         settings: Settings,
         store: StateStore,
         warn: Callable[[str], None],
-        log_unforeseen: Callable[[Exception], None],
+        log_unexpected: Callable[[Exception], None],
         inventory: Inventory | None = None,
     ) -> Context:
         """Wire the parts together; tests may bring an `inventory`."""
         inventory = inventory or Inventory(api, settings.filters)
-        reach = Reach(settings.event_lookback, settings.max_catch_up)
-        event_activity = EventActivity(api, reach)
+        event_activity = EventActivity(api, Reach(settings.event_lookback, settings.max_catch_up))
         return cls(
             api,
             settings,
             inventory,
             ActiveFlowRuns(api),
             UnfinishedTaskRuns(api, inventory),
-            KnownDeployments(api, inventory, event_activity, reach, settings.interval),
+            KnownDeployments(api, inventory, event_activity, settings.interval),
             event_activity,
             store,
             warn,
-            log_unforeseen,
+            log_unexpected,
         )
 
     @contextmanager
@@ -78,7 +77,7 @@ class Context:
         except ApiError:
             raise
         except Exception as error:  # the type depends on what is in the object
-            self.log_unforeseen(error)
+            self.log_unexpected(error)
             # The error's text is not shown: it may hold data of the object.
             self.api.oddities.leave_out(model, f"it cannot be evaluated ({type(error).__name__})", identity)
 

@@ -11,7 +11,6 @@ from datadog_checks.prefect.api.errors import ApiError, OutOfTime
 from datadog_checks.prefect.api.models import Event
 from datadog_checks.prefect.api.paging import is_uuid
 from datadog_checks.prefect.config.settings import Settings
-from datadog_checks.prefect.counting.event_activity import Reach
 from datadog_checks.prefect.counting.event_feed import MOST_READ_AT_ONCE, EventFeed, Reading, aware_moment
 from datadog_checks.prefect.counting.transitions import Transition, transition_of
 from datadog_checks.prefect.output.submitter import Sheet
@@ -101,10 +100,9 @@ class FeedCollector(Collector):
 
     def restore(self, saved: Document | None) -> None:
         """Begin where `memory` was saved, or anew. May raise anything if `saved` is damaged."""
-        settings = self.context.settings
-        reach = Reach(settings.event_lookback, settings.max_catch_up)
-        activity = self.context.event_activity if self.watches() else None
-        self._feed = EventFeed(self.context.api, self.criteria(), saved, reach, self.key_of, activity)
+        api, activity = self.context.api, self.context.event_activity
+        covering = activity if self.watches() else None
+        self._feed = EventFeed(api, self.criteria(), saved, activity.reach, self.key_of, covering)
 
     def key_of(self, event: Event) -> str:
         """The key under which the feed remembers an event."""

@@ -38,14 +38,15 @@ class Reach:
 class EventActivity:
     """While the total stays the same, a feed that was read to its end need not be read again.
 
-    If the last check run had news, the total is not requested: this one probably has news too.
+    If the last check run had news, the total is not requested: this one probably has news too. `reach` is that of all
+    feeds.
     """
 
     def __init__(self, api: PrefectApi, reach: Reach) -> None:
         self._api = api
+        self.reach = reach
         # Longer than any feed looks back.
         self._span = reach.lookback + reach.catch_up
-        self._lookback = reach.lookback
 
     def note_news(self) -> None:
         self._api.run.has_news = True
@@ -61,7 +62,7 @@ class EventActivity:
         now = self._api.now()
         since = (now - self._span).replace(minute=0, second=0, microsecond=0)
         try:
-            return since, self._api.events(CRITERIA, since, now + self._lookback, 0).total
+            return since, self._api.events(CRITERIA, since, now + self.reach.lookback, 0).total
         except ApiError:
             # The feeds will run into the same error, and report it.
             return None

@@ -41,9 +41,10 @@ Span = tuple[int, int]
 class Reading:
     """New events in the order in which they occurred.
 
-    `behind` is the number of events left for the next reading. `lost` is a span of time that was given up. `too_late`
-    is the number of events that arrived after the look-back. `is_quiet` is true if nothing happened on the server since
-    the last reading, and that reading left nothing.
+    - `behind`: how many more events the server has; the next reading returns them.
+    - `lost`: the start and the end of a period in which events are no longer searched.
+    - `too_late`: how many events became visible after the look-back.
+    - `is_quiet`: whether the server has no event that earlier readings did not return.
     """
 
     events: list[Event]

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from datadog_checks.prefect.api.models import Deployment, Event
 from datadog_checks.prefect.api.paging import is_uuid
 from datadog_checks.prefect.api.prefect import PrefectApi
-from datadog_checks.prefect.counting.event_activity import DEPLOYMENT_DELETED, EventActivity, Reach
+from datadog_checks.prefect.counting.event_activity import DEPLOYMENT_DELETED, EventActivity
 from datadog_checks.prefect.counting.event_feed import EventFeed
 from datadog_checks.prefect.tags import resource_kind_and_id
 
@@ -23,7 +23,7 @@ from .inventory import Inventory
 
 LEARNED_AT_ONCE = 64
 CHANGES_AT_ONCE = 256
-# The deployments that were read the longest ago are read again: this many, every so many looks.
+# In one of LOOKS_BETWEEN looks, READ_AGAIN deployments are read again: those that were read the longest ago.
 READ_AGAIN = 32
 LOOKS_BETWEEN = 8
 # After this many passes over all deployments, those that the total counts but no pass found are taken for unreadable.
@@ -39,13 +39,13 @@ class KnownDeployments:
     """`known` has the deployments by id. `look` updates it; the initial load of a large server takes several looks."""
 
     def __init__(
-        self, api: PrefectApi, inventory: Inventory, event_activity: EventActivity, reach: Reach, interval: timedelta
+        self, api: PrefectApi, inventory: Inventory, event_activity: EventActivity, interval: timedelta
     ) -> None:
         self._api = api
         self._inventory = inventory
         self._interval = interval
         criteria = {"event": {"name": [*STATUSES, DEPLOYMENT_DELETED]}}
-        self._feed = EventFeed(api, criteria, None, reach, activity=event_activity)
+        self._feed = EventFeed(api, criteria, None, event_activity.reach, activity=event_activity)
         self.known: dict[str, Deployment] = {}
         self.total = 0
         self._status_since: dict[str, datetime] = {}

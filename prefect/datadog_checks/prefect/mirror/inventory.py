@@ -218,7 +218,7 @@ class Inventory:
 
     def _learn_deployments(self, ids: Iterable[str | None]) -> None:
         unknown = {identity for identity in ids if identity and identity not in self._deployments}
-        # A run may outlive its deployment, which would be requested in vain in each check run.
+        # The run of a deleted deployment still has its id. Each check run would request the deployment again.
         unknown -= self._gone_deployments.keys()
         if unknown:
             # Each is stored at once, in case there is no time for the next page.
