@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from datadog_checks.prefect.api.versions import is_supported, lacking
+from datadog_checks.prefect.api.versions import SINCE, is_supported, lacking
+
+COMPATIBILITY = Path(__file__).parents[3] / "docs" / "compatibility.md"
 
 
 @pytest.mark.parametrize("version", ["0.15.13", "1.4.1", "2.0.0", "2.20.25", "2.20.25+7.g0a1b2c3"])
@@ -43,3 +48,8 @@ def test_servers_from_prefect_3_on_are_supported_and_so_are_those_that_do_not_sa
 )
 def test_the_newer_a_server_is_the_less_it_lacks(version: str, number: int) -> None:
     assert len(lacking(version)) == number
+
+
+def test_the_documents_tell_of_each_version_that_lacks_something() -> None:
+    rows_of_three_cells = re.findall(r"^\| ([\d.]+) \|[^|]+\|[^|]+\|$", COMPATIBILITY.read_text("utf-8"), re.MULTILINE)
+    assert rows_of_three_cells == [".".join(map(str, since)) for since, _ in SINCE]
