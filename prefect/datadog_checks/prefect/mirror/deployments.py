@@ -75,9 +75,9 @@ class KnownDeployments:
 
     def look(self) -> None:
         """Read changes, and more of the deployments that are not known yet. Raises `ApiError`."""
-        had_looked, self._has_looked = self._has_looked, False
+        was_complete, self._has_looked = self.is_complete, False
         self._looks += 1
-        is_quiet = self._read_events() and had_looked
+        is_quiet = self._read_events() and was_complete
         # While nothing happens, looks alternate between the newest changes and the total, which saves a request.
         if self.known and not (is_quiet and self._looks % 2):
             self._read_newest()
