@@ -22,7 +22,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 # Virtual environments are kept, those of pattern rules too.
 .SECONDARY:
-.PHONY: help check test test-heavy test-unit test-assets test-integration test-other-pythons test-oldest-base test-versions \
+.PHONY: help venvs check test test-heavy test-unit test-assets test-integration test-other-pythons test-oldest-base test-versions \
 	test-oldest-server test-postgres soak bench dashboard recordings lint format types validate sync build clean
 
 help: ## Show what can be made
@@ -31,6 +31,9 @@ help: ## Show what can be made
 check: .venvs/check/.stamp $(if $(PREFECT_URL)$(CONF),,.venvs/server/.stamp) ## Start a Prefect server, run flows on it, and show what the check submits (PREFECT_URL=, CONF=, JSON=1)
 	@case "$$CONF" in ""|/*) ;; *) CONF="$$PWD/$$CONF"; export CONF ;; esac; \
 	exec $(BIN)/python -m lab.demo
+
+# What `make test` and `make validate` need, which otherwise is made one after the other.
+venvs: $(patsubst %,.venvs/%/.stamp,check server oldest server-3.0 ddev $(addprefix python,$(OTHER_PYTHONS))) ## Make the virtual environments of .ci/run (-j 2)
 
 test: .venvs/check/.stamp .venvs/server/.stamp ## Run all tests but those of test-heavy, some also on other Pythons, the oldest base and the oldest server
 	$(BIN)/pytest $(SIDE_BY_SIDE) $(addprefix --ignore=,$(HEAVY))
@@ -59,7 +62,7 @@ test-python%:
 
 test-oldest-base: .venvs/oldest/.stamp ## Run the unit tests on the oldest datadog-checks-base that the check works with
 	@echo "Unit tests on $$(grep ^datadog-checks-base requirements/oldest.txt)"
-	@.venvs/oldest/bin/pytest $(UNIT)
+	@.venvs/oldest/bin/pytest $(SIDE_BY_SIDE) $(UNIT)
 
 test-versions: test-integration .venvs/server-2.20/.stamp $(addprefix test-version-,$(VERSIONS)) ## Run the integration tests on each version of the server
 	PREFECT_LAB_VENV=$(CURDIR)/.venvs/server-2.20 $(BIN)/pytest $(INTEGRATION)/test_versions.py -k too_old
