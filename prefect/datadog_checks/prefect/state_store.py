@@ -79,7 +79,10 @@ class StateStore:
         self._warn(f"Counting of {name} starts one collection interval ago: its stored state cannot be read. {reason}")
 
     def save(self, name: str, data: Document) -> None:
-        """Store the next version of a document. A failure is kept for `report_unwritten`."""
+        """Store the next version of a document. A failure is kept for `report_unwritten`.
+
+        Collectors save in `commit`, when what they counted is submitted; `check.py` saves the tag sets that vanished.
+        """
         number = self._numbers[name] = self._numbers.get(name, 0) + 1
         text = _pack(number, json.dumps(data, separators=(",", ":")))
         try:

@@ -11,6 +11,7 @@ from datadog_checks.prefect.counting.event_feed import EventFeed
 
 from .fake_server import FakeServer
 
+REACH = Reach(timedelta(hours=1), timedelta(hours=1))
 CRITERIA: dict[str, Any] = {"event": {"prefix": ["prefect.flow-run."]}}
 
 
@@ -19,7 +20,7 @@ class EventsEndpoint(FakeServer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reach = Reach()
+        self.reach = REACH
 
     def feed(self, saved: dict[str, Any] | None = None) -> EventFeed:
         return EventFeed(self, CRITERIA, saved, self.reach)

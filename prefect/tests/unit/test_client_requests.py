@@ -145,6 +145,7 @@ def test_a_refusal_without_words_is_told_by_its_status(body: bytes) -> None:
 
 def test_a_long_refusal_is_cut() -> None:
     assert len(message_of(answer({"detail": "x" * 10_000}, status=422), Rejected)) < 300
+    assert "first second" in message_of(answer({"detail": "first\n\tsecond"}, status=422), Rejected)
 
 
 @pytest.mark.parametrize(

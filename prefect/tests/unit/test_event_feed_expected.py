@@ -67,7 +67,7 @@ def test_no_more_than_so_much_is_remembered(
     # Whether an earlier one was counted cannot be told any more.
     endpoint.happen("before that", seconds_ago=-60)
     assert take(feed) == []
-    assert not feed.reaches(after(60))
+    assert not feed.covers(after(60))
 
 
 def test_an_event_that_comes_is_given_out_and_needs_no_other_place(feed: EventFeed, endpoint: EventsEndpoint) -> None:

@@ -11,7 +11,7 @@ from datadog_checks.prefect.counting.event_activity import Reach
 from datadog_checks.prefect.counting.event_feed import EventFeed
 
 from .builders import after
-from .events_endpoint import EventsEndpoint
+from .events_endpoint import REACH, EventsEndpoint
 from .test_event_feed import INTERVAL, ids, take
 
 MINUTES = 60.0
@@ -161,7 +161,7 @@ def test_what_became_visible_while_nobody_looked_may_have_occurred_the_look_back
 
 def test_events_of_one_key_are_given_out_once_and_known_by_it() -> None:
     endpoint = EventsEndpoint()
-    feed = EventFeed(endpoint, {"event": {"prefix": ["prefect.flow-run."]}}, None, Reach(), lambda _: "same")
+    feed = EventFeed(endpoint, {"event": {"prefix": ["prefect.flow-run."]}}, None, REACH, lambda _: "same")
     assert take(feed) == []
     endpoint.pass_time(10)
     endpoint.happen("a", "b")

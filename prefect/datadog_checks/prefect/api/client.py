@@ -350,12 +350,12 @@ def _wants_csrf_token(answer: Answer) -> bool:
 
 
 def _detail(body: bytes) -> str:
-    """The server's reason for an error, cut to 200 characters; empty if it gives none."""
+    """The server's reason for an error, cut to 200 characters, on one line; empty if it gives none."""
     try:
         detail = json.loads(body)["detail"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
-    return str(detail)[:200]
+    return " ".join(str(detail)[:200].split())
 
 
 def _retry_after_seconds(headers: Mapping[str, str]) -> float:

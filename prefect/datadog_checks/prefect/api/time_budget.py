@@ -43,7 +43,10 @@ class TimeBudget:
 
     @contextmanager
     def share(self, fraction: float) -> Iterator[None]:
-        """Limit the requests within this context to a fraction of the time that is left."""
+        """Limit the requests within this context to a fraction of the time that is left.
+
+        `check.py` gives each collector its share.
+        """
         outer = self._deadline
         self._deadline = self.monotonic() + fraction * self.seconds_left()
         try:

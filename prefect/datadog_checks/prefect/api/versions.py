@@ -7,7 +7,8 @@ import re
 OLDEST_MAJOR = 3
 # Since then, a server lists the concurrency limits of tags among the global ones, named `tag:` and the tag.
 TAG_LIMITS_AMONG_GLOBAL_ONES = (3, 4, 19)
-# The version that introduced an optional feature, and what the check does without it.
+# The version that introduced an optional feature, and what the check does without it. These texts are for the log and
+# `agent diagnose`: the check learns what a server lacks from its responses, except for the limits of tags.
 SINCE: tuple[tuple[tuple[int, int, int], str], ...] = (
     ((3, 1, 3), "every run in state AwaitingRetry is taken for an in-process retry"),
     ((3, 4, 0), "run counts of flow runs come from their histories, which are read for each run that ends"),

@@ -166,7 +166,7 @@ class TransitionCollector(FeedCollector):
 
     def _is_counted_at(self, transition: Transition, at: datetime) -> bool:
         key = self._key(transition, at)
-        return not self._feed.reaches(at) or self._feed.has(key, at)
+        return not self._feed.covers(at) or self._feed.has(key, at)
 
     def remember(self, transition: Transition) -> None:
         """Note that it is counted. Without `commit`, the note is dropped."""

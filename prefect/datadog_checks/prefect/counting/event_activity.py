@@ -29,14 +29,20 @@ EventTotal = tuple[datetime, int]
 
 @dataclass(frozen=True)
 class Reach:
-    """How far back to look: `lookback` for events that become visible late, `catch_up` after a pause."""
+    """How far back feeds look for events.
 
-    lookback: timedelta = timedelta(hours=1)
-    catch_up: timedelta = timedelta(hours=1)
+    `lookback`, for events that become visible late, is the option `event_lookback_seconds`; `catch_up`, after a pause,
+    is `max_catch_up_seconds`.
+    """
+
+    lookback: timedelta
+    catch_up: timedelta
 
 
 class EventActivity:
-    """While the total stays the same, a feed that was read to its end need not be read again.
+    """The total of events of all kinds. While it stays the same, a feed that was read to its end has nothing new.
+
+    `EventFeed.read` decides whether it reads.
 
     If the last check run had news, the total is not requested: this one probably has news too. `reach` is that of all
     feeds.

@@ -183,7 +183,7 @@ class EventFeed:
         """
         self._staged[key] = at
 
-    def reaches(self, moment: datetime) -> bool:
+    def covers(self, moment: datetime) -> bool:
         """Whether the last reading covered this time."""
         return self.window_start <= moment <= self._read_at + self._reach.lookback
 
