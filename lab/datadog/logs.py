@@ -179,10 +179,13 @@ def _grok(source: str, rules: Sequence[GrokRule], entry: Entry) -> None:
 
 
 def _remap(processor: Mapping[str, Any], entry: Entry) -> None:
-    value = _first(processor["sources"], entry)
+    [source] = processor["sources"]
+    value = get(entry.attributes, source)
     taken = get(entry.attributes, processor["target"]) is not None
     if value is not None and (processor["overrideOnConflict"] or not taken):
         put(entry.attributes, processor["target"], value)
+        if not processor["preserveSource"]:
+            remove(entry.attributes, source)
 
 
 def _multiply(processor: Mapping[str, Any], entry: Entry) -> None:
@@ -217,6 +220,15 @@ def put(attributes: dict[str, Any], path: str, value: Any) -> None:
     for key in parents:
         attributes = attributes.setdefault(key, {})
     attributes[last] = value
+
+
+def remove(attributes: dict[str, Any], path: str) -> None:
+    """Remove the value at a path, which is there, and objects that are empty without it."""
+    key, _, rest = path.partition(".")
+    if rest:
+        remove(attributes[key], rest)
+    if not rest or not attributes[key]:
+        del attributes[key]
 
 
 def _json_object(text: str) -> dict[str, Any] | None:

@@ -57,8 +57,8 @@ def test_it_asks_only_for_metrics_and_tags_that_are_submitted_filtered_by_every_
     [
         ("flow_runs.throughput", "flow_runs.output", "is not submitted"),
         ("by {flow_name,deployment_name}", "by {flow_name,deployment}", "has no tag deployment"),
-        ("$work_pool,$work_queue", "$work_pool,$queue", "cannot be filtered by $queue"),
-        ("$service,$work_pool}", "$service}", "is not filtered by $work_pool"),
+        ("$work_pool_name,$work_queue_name", "$work_pool_name,$queue", "cannot be filtered by $queue"),
+        ("$prefect_server,$work_pool_name}", "$prefect_server}", "is not filtered by $work_pool_name"),
         (".as_count()", "", "neither as_count nor as_rate"),
         ("max:prefect.server.work_queue.backlog.age", "sum:prefect.server.work_queue.backlog.age", "is summed up"),
         ('"formula": "query2"', '"formula": "query9"', "there is no query query9"),
@@ -79,7 +79,7 @@ def test_a_widget_without_data_is_found() -> None:
 
 def test_each_variable_narrows_down_what_widgets_show() -> None:
     recording = Recording.load(RECORDINGS / "healthy.json.gz")
-    values = {"work_pool": "process-tools", "flow": "train", "service": "other", "scope": "team:other"}
+    values = {"work_pool_name": "process-tools", "flow_name": "train", "service": "other", "scope": "team:other"}
     whole = draw(DASHBOARD, recording)
     for name, value in values.items():
         part = draw(DASHBOARD, recording, {name: value})
@@ -126,7 +126,16 @@ def test_the_about_group_describes_every_template_variable() -> None:
     [note] = DASHBOARD.groups[0].widgets
     for name in DASHBOARD.prefixes:
         assert f"**{name}**" in note.definition["content"]
-    assert set(DASHBOARD.prefixes) == {"scope", "service", "work_pool", "work_queue", "deployment", "flow"}
+    assert set(DASHBOARD.prefixes) == {
+        "scope",
+        "service",
+        "prefect_server",
+        "work_pool_name",
+        "work_queue_name",
+        "deployment_name",
+        "flow_name",
+        "prefect_tag",
+    }
 
 
 def test_streams_stand_alone_at_the_end_and_say_what_they_need() -> None:

@@ -44,7 +44,14 @@ def test_the_samples_hold_all_that_the_pipeline_tells_apart() -> None:
         "traceback",
     }
     assert {entry.status for entry in entries} == {"info", "warning", "error"}
-    for path in ("flow_run_name", "task_run_name", "flow_name", "deployment_name", "worker_name", "error.kind"):
+    for path in (
+        "prefect.flow_run_name",
+        "prefect.task_run_name",
+        "prefect.flow_name",
+        "prefect.deployment_name",
+        "prefect.worker_name",
+        "error.kind",
+    ):
         assert any(get(entry.attributes, path) for entry in entries), path
 
 

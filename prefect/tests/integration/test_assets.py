@@ -69,8 +69,12 @@ def test_every_entry_of_the_default_format_is_parsed(recording: Recording) -> No
     unparsed = [entry.message for entry in entries if entry.rules[0] == "plain"]
     assert not [message for message in unparsed if not message.startswith(GREETINGS)]
     assert {rule for entry in entries for rule in entry.rules} >= {"flow_run", "task_run", "line", "traceback"}
-    assert names_in(entries, "flow_name") >= {"etl", "stream", "broken", "flaky"}
-    assert {name.rpartition("-")[0] for name in names_in(entries, "task_run_name")} >= {"extract", "load", "listen"}
+    assert names_in(entries, "prefect.flow_name") >= {"etl", "stream", "broken", "flaky"}
+    assert {name.rpartition("-")[0] for name in names_in(entries, "prefect.task_run_name")} >= {
+        "extract",
+        "load",
+        "listen",
+    }
     assert "ValueError" in names_in(entries, "error.kind")
     assert {"info", "error"} <= {entry.status for entry in entries}
 
@@ -97,6 +101,6 @@ def test_every_entry_of_the_json_format_is_parsed(server: PrefectServer, api: Pr
     entries = [pipeline.process(line) for line in lines]
     assert len(entries) >= 5
     assert all(entry.message and entry.date and get(entry.attributes, "logger.name") for entry in entries)
-    assert names_in(entries, "flow_run_name") == {run["name"]}
+    assert names_in(entries, "prefect.flow_run_name") == {run["name"]}
     assert names_in(entries, "error.kind") == {"ValueError"}
     assert {json.loads(line)["levelname"].lower() for line in lines} == {entry.status for entry in entries}
