@@ -168,8 +168,8 @@ def test_tag_sets_by_the_hundred_thousand_stay_within_their_bound() -> None:
     for look in range(10):
         seen = {running.name: {(f"flow_id:{look}-{number}",) for number in range(10_000)}}
         assert len(memory.zeros([running], seen, now=1000.0 + look)) <= submitter.MOST_TAG_SETS
-    assert len(memory._last_seen["flow_runs.running"]) == submitter.MOST_TAG_SETS
-    assert len(memory.document()[running.name]) < 1_000_000
+    assert len(memory._last_seen["flow_runs gauges"]) == submitter.MOST_TAG_SETS
+    assert len(memory.document()["flow_runs gauges"]) < 1_000_000
 
 
 def test_tag_sets_of_a_metric_that_is_no_more_are_not_kept_for_ever() -> None:

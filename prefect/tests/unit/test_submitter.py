@@ -138,9 +138,10 @@ def test_a_state_gauge_that_vanished_is_0_with_the_tags_of_the_instance_for_an_h
     submit, sheet = submitter("team:data"), Sheet()
     sheet.add("flow_runs.running", 2, A)
     submitted(submit, sheet, FlowRunStates.owned)
-    zero = [("flow_runs.running", "gauge", 0, ("team:data", "flow_name:a"))]
-    assert submitted(submit, Sheet(), FlowRunStates.owned, seconds=15) == zero
-    assert submitted(submit, Sheet(), FlowRunStates.owned, seconds=3600) == zero
+    states = ("paused", "pending", "running")
+    zeros = [(f"flow_runs.{state}", "gauge", 0, ("team:data", "flow_name:a")) for state in states]
+    assert submitted(submit, Sheet(), FlowRunStates.owned, seconds=15) == zeros
+    assert submitted(submit, Sheet(), FlowRunStates.owned, seconds=3600) == zeros
     assert submitted(submit, Sheet(), FlowRunStates.owned, seconds=3601) == []
 
 

@@ -19,6 +19,7 @@ RUNNING = BY_NAME["flow_runs.running"]
 PENDING = BY_NAME["flow_runs.pending"]
 COMPLETED = BY_NAME["flow_runs.completed.count"]
 FAILED = BY_NAME["flow_runs.failed.count"]
+TASK_RUNNING = BY_NAME["task_runs.running"]
 TASK_FAILED = BY_NAME["task_runs.failed.count"]
 POOL_READY = BY_NAME["work_pool.is_ready"]
 A: Tags = ("flow_name:a",)
@@ -62,10 +63,24 @@ def test_only_tag_sets_that_have_no_value_now_get_a_zero() -> None:
     assert zeros(memory, [RUNNING], {(RUNNING, B)}, now=1015) == [("flow_runs.running", A)]
 
 
-def test_gauges_are_remembered_each_for_itself() -> None:
+def test_where_runs_are_or_were_running_none_are_pending() -> None:
     memory = VanishedTagSets()
-    zeros(memory, [RUNNING, PENDING], {(RUNNING, A)}, now=1000)
-    assert zeros(memory, [RUNNING, PENDING], set(), now=1015) == [("flow_runs.running", A)]
+    assert zeros(memory, [RUNNING, PENDING], {(RUNNING, A)}, now=1000) == [("flow_runs.pending", A)]
+    later = zeros(memory, [RUNNING, PENDING], set(), now=1015)
+    assert later == [("flow_runs.pending", A), ("flow_runs.running", A)]
+
+
+def test_state_gauges_of_flow_runs_and_of_task_runs_do_not_share_their_tag_sets() -> None:
+    memory = VanishedTagSets()
+    assert zeros(memory, [RUNNING, TASK_RUNNING], {(RUNNING, A)}, now=1000) == []
+    assert zeros(memory, [TASK_RUNNING], set(), now=1015) == []
+
+
+def test_what_an_earlier_version_remembered_of_each_gauge_is_kept() -> None:
+    memory = VanishedTagSets()
+    memory._last_seen = {"flow_runs.running": {A: 1000.0}, "flow_runs.pending": {B: 1000.0}}
+    restored = VanishedTagSets.restored(memory.document())
+    assert zeros(restored, [RUNNING], set(), now=1015) == [("flow_runs.running", A), ("flow_runs.running", B)]
 
 
 def test_where_runs_completed_none_failed() -> None:
@@ -84,8 +99,8 @@ def test_counts_of_flow_runs_and_of_task_runs_do_not_share_their_tag_sets() -> N
 
 def test_metrics_that_were_not_collected_get_no_zeros() -> None:
     memory = VanishedTagSets()
-    zeros(memory, [RUNNING], {(RUNNING, A)}, now=1000)
-    assert zeros(memory, [PENDING], set(), now=1015) == []
+    zeros(memory, [RUNNING, POOL_READY], {(RUNNING, A)}, now=1000)
+    assert zeros(memory, [PENDING], set(), now=1015) == [("flow_runs.pending", A)]
     assert zeros(memory, [RUNNING], set(), now=1030) == [("flow_runs.running", A)]
 
 

@@ -55,7 +55,7 @@ class Sheet:
 class VanishedTagSets:
     """Which tag sets had a value in the last hour, so that zeros can be submitted when they disappear.
 
-    Each gauge has its own tag sets. The counts of a family share theirs: if runs complete, 0 runs fail.
+    The state gauges of a family share theirs, and so do its counts: if runs complete, 0 runs fail.
     """
 
     def __init__(self) -> None:
@@ -109,8 +109,11 @@ class VanishedTagSets:
         """The inverse of `document`. Raises `ValueError` if it is damaged."""
         memory = cls()
         try:
-            for group in GROUPS & document.keys():
-                memory._last_seen[group] = _unpack(document[group])
+            for group, packed in document.items():
+                # Earlier versions of the check had a group for each gauge.
+                group = GROUP_OF.get(group, group)
+                if group in GROUPS:
+                    memory._last_seen.setdefault(group, {}).update(_unpack(packed))
         except (TypeError, AttributeError, zlib.error) as error:
             raise ValueError(f"damaged: {error}") from None
         return memory
@@ -127,11 +130,14 @@ def _unpack(packed: str) -> dict[Tags, float]:
 
 
 def _group(metric: Metric) -> str:
-    return f"{metric.name.partition('.')[0]} counts" if metric.type == "count" else metric.name
+    if metric.type == "count":
+        return f"{metric.name.partition('.')[0]} counts"
+    return f"{metric.name.rpartition('.')[0]} gauges"
 
 
-# Groups of an earlier version of the check are not restored, because nothing would ever drop them.
-GROUPS = frozenset(_group(metric) for metric in METRICS if metric.zero_when_gone)
+GROUP_OF = {metric.name: _group(metric) for metric in METRICS if metric.zero_when_gone}
+# Other groups, of another version of the check, are not restored, because nothing would ever drop them.
+GROUPS = frozenset(GROUP_OF.values())
 
 
 class Submitter:
