@@ -23,11 +23,12 @@ from .api.errors import (
 from .api.prefect import PrefectApi
 from .api.transport import HttpInTime
 from .api.versions import is_supported, lacking
-from .collectors import COLLECTORS, Collector, Context, Events, FeedCollector, Server
+from .collectors import COLLECTORS, NAMES, Collector, Context, Deployments, FeedCollector, Server, chosen
 from .config.settings import Settings
 from .config_models import ConfigMixin
 from .credentials import secrets_of
 from .diagnostics import STEPS, findings
+from .mirror.inventory import MOST_PREFECT_TAGS
 from .output.metrics import NAMESPACE
 from .output.submitter import Sheet, Submitter, VanishedTagSets
 from .state_store import Document, StateStore, remove_stale, take_over
@@ -40,6 +41,11 @@ SHARE_OF_A_COLLECTOR = 1 / 3
 MOST_TURNS = 4
 SHARE_LEFT_IDLE = 1 / 5
 MOST_UNEXPECTED = 100
+# Options that the Agent's HTTP wrapper has, and why this check does not use them.
+WITHOUT_EFFECT = {
+    "allow_redirects": "redirects are never followed. Set `prefect_url` to the final address",
+    "persist_connections": "connections are always kept open",
+}
 # The version is requested once in this many check runs, and after a failure.
 RUNS_PER_VERSION_CHECK = 20
 
@@ -77,7 +83,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._go_on([collector for collector in self._collectors if collector not in failures])
         self._save_vanished()
         self._report()
-        if len(failures) == len(self._collectors):
+        if failures and len(failures) == len(self._collectors):
             raise next(iter(failures.values()))
 
     def _run_collectors(self) -> dict[Collector, Exception]:
@@ -134,7 +140,8 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         sheet = Sheet()
         try:
             collect(sheet)
-            self._submitter.submit(sheet, collector.owned, self._api.now())
+            if collector not in self._unwanted:
+                self._submitter.submit(sheet, collector.owned, self._api.now())
             collector.commit()
         except Exception as error:  # of any type: one collector must not stop the others
             if not isinstance(error, ApiError):
@@ -171,6 +178,14 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         return f"The check itself failed ({type(failure).__name__}). Report it with the traceback in the Agent's log."
 
     def _report(self) -> None:
+        if found := self._inventory.take_deployments_with_many_tags():
+            self.warning(
+                "Tags of %d deployments are incomplete, for example of %s: more than %d tags of a deployment are not"
+                " sent, in alphabetical order. Select tags with `prefect_tags`",
+                len(found),
+                found[0].name,
+                MOST_PREFECT_TAGS,
+            )
         oddities = self._api.oddities
         if oddities:
             self.warning("Unexpected or missing fields in Prefect's responses: %s", oddities)
@@ -180,6 +195,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
 
     def _set_up(self) -> None:
         self._settings = settings = Settings.of(self.config)
+        self._check_options()
         self._api = PrefectApi(Client(self.http, settings.url, settings.headers, settings.credentials))
         self._store = self._open_store()
         self._submitter = Submitter(self, settings.tags, self._restore_vanished())
@@ -189,9 +205,23 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         if settings.is_cloud:
             self.log.info("Prefect Cloud has no readiness and no version; `health` is 1 when its API answers")
         self._server = Server(context)
-        self._collectors: list[Collector] = [
-            collector(context) for collector in COLLECTORS if collector is not Events or settings.collect_events
-        ]
+        wanted = chosen(settings)
+        needed = [Deployments] if any(collector.needs_deployments for collector in wanted) else []
+        kinds = [kind for kind in COLLECTORS if kind in (*wanted, *needed)]
+        self._collectors: list[Collector] = [kind(context) for kind in kinds]
+        # These run because others need them, and submit nothing.
+        self._unwanted = {collector for collector in self._collectors if type(collector) not in wanted}
+
+    def _check_options(self) -> None:
+        """Raise `ConfigurationError` for names of collectors that do not exist, and log options without effect."""
+        named = (self._settings.only_collectors or frozenset()) | self._settings.no_collectors
+        if unknown := sorted(named - NAMES):
+            raise ConfigurationError(
+                f"`collectors`: there is no collector {unknown[0]!r}. Enter some of {', '.join(sorted(NAMES))}"
+            )
+        for option, reason in WITHOUT_EFFECT.items():
+            if option in (self.instance or {}) or option in (self.init_config or {}):
+                self.log.warning("The option `%s` has no effect: %s", option, reason)
 
     def _open_store(self) -> StateStore:
         settings = self._settings

@@ -1,4 +1,4 @@
-"""The tags of a run: ids and names of its flow, deployment, work pool and work queue."""
+"""Sets of tags. Which tags a run has, and whether filters exclude it, decides `mirror/inventory.py`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 from .api.models import MOST_CHARACTERS
 
@@ -44,10 +45,12 @@ class RunTags:
     work_pool_name: str | None = None
     work_queue_id: str | None = None
     work_queue_name: str | None = None
+    # Tags that the deployment has in Prefect.
+    prefect_tags: tuple[str, ...] = ()
 
     def with_names_of(self, other: RunTags) -> RunTags:
         """These tags, with missing names taken from `other` where the ids are equal."""
-        names: dict[str, str] = {}
+        names: dict[str, Any] = {}
         for kind in ("deployment", "flow", "work_pool", "work_queue"):
             identity, name = getattr(self, f"{kind}_id"), getattr(self, f"{kind}_name")
             if identity is not None and name is None and getattr(other, f"{kind}_id") == identity:
@@ -55,7 +58,11 @@ class RunTags:
         return replace(self, **names) if names else self
 
     def tags(self, **more: str | int | bool | None) -> Tags:
-        return tag_set(**{field.name: getattr(self, field.name) for field in fields(self)}, **more)
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "prefect_tags"}
+        tags = tag_set(**named, **more)
+        if not self.prefect_tags:
+            return tags
+        return tuple(sorted((*tags, *(f"prefect_tag:{one_line(tag)}" for tag in self.prefect_tags))))
 
 
 @lru_cache(maxsize=1024)

@@ -33,10 +33,11 @@ QUEUE = {
     "work_queue.concurrency.in_use",
 }
 COUNTS = {"completed.count", "failed.count", "crashed.count", "cancelled.count", "throughput", "late_start.count"}
+STATES = {"pending", "running", "paused"}
 RUNS = {
     "deployment.is_ready",
-    *(f"flow_runs.{name}" for name in COUNTS | {"running", "execution_duration", "queue_wait_duration"}),
-    *(f"task_runs.{name}" for name in COUNTS | {"running", "execution_duration"}),
+    *(f"flow_runs.{name}" for name in COUNTS | STATES | {"scheduled", "execution_duration", "queue_wait_duration"}),
+    *(f"task_runs.{name}" for name in COUNTS | STATES | {"execution_duration"}),
 }
 ALL = POOL | WORKERS | QUEUE | RUNS
 POOL_EVENTS = {"prefect.work-pool.not-ready", "prefect.work-pool.ready"}
@@ -114,7 +115,13 @@ def filtering(plays: tuple[Play, Play], agent: AgentFactory) -> AgentMaker:
     return make
 
 
-def check(agents: dict[str, Agent], plays: tuple[Play, Play], left_metrics: set[str], left_events: set[str]) -> None:
+def check(
+    agents: dict[str, Agent],
+    plays: tuple[Play, Play],
+    left_metrics: set[str],
+    left_events: set[str],
+    leaves_out_flow: bool = False,
+) -> None:
     """Let both plays happen: the first must be seen in full, and of the second these metrics and events."""
     kept, left_out = plays
     api = left_out.stage.api
@@ -132,11 +139,12 @@ def check(agents: dict[str, Agent], plays: tuple[Play, Play], left_metrics: set[
         assert kept.events(result) == ALL_EVENTS, case
         assert left_out.metrics(result) == left_metrics, case
         assert left_out.events(result) == left_events, case
-        # A run without pool, queue and deployment is nobody's to leave out.
+        # A run without pool, queue and deployment is only its flow's to leave out.
         running = [series for series in result.matching("flow_runs.running") if series.tags == left_out.stage.flow_tags]
-        assert [series.value for series in running] == [1], case
+        assert [series.value for series in running] == ([] if leaves_out_flow else [1]), case
         started = [event["event_type"] for event in result.events if alone["name"] in event["msg_title"]]
-        assert started == ["prefect.flow-run.Pending", "prefect.flow-run.Running"], case
+        events = [] if leaves_out_flow else ["prefect.flow-run.Pending", "prefect.flow-run.Running"]
+        assert started == events, case
 
 
 def test_without_filters_in_their_way_both_stages_are_seen(plays: tuple[Play, Play], filtering: AgentMaker) -> None:
@@ -174,6 +182,45 @@ def test_a_deployment_that_is_left_out_takes_along_its_runs_and_events(
         "not included": filtering(deployment_names={"include": [kept]}),
     }
     check(agents, plays, POOL | WORKERS | QUEUE, POOL_EVENTS | QUEUE_EVENTS)
+
+
+def test_a_flow_that_is_left_out_takes_along_its_deployments_and_all_its_runs_and_events(
+    plays: tuple[Play, Play], filtering: AgentMaker
+) -> None:
+    kept, left_out = (play.stage.name for play in plays)
+    agents = {
+        "excluded": filtering(flow_names={"exclude": [f"^{left_out}-flow$"]}),
+        "not included": filtering(flow_names={"include": [f"^{kept}-flow$"]}),
+    }
+    check(agents, plays, POOL | WORKERS | QUEUE, POOL_EVENTS | QUEUE_EVENTS, leaves_out_flow=True)
+
+
+def test_nothing_of_an_excluded_flow_appears_in_metrics_events_and_warnings(
+    api: PrefectApi, agent: AgentFactory
+) -> None:
+    wanted, other = api.create_flow("wanted"), api.create_flow("not_included_flow")
+    stage = Stage(api)
+    deployments = [
+        api.create_deployment(f"{stage.name}-{flow['name']}", flow["id"], stage.pool["name"], stage.queue["name"])
+        for flow in (wanted, other)
+    ]
+    watching = agent(collect_events=True, flow_names={"exclude": ["^not_included"]})
+    results = [watching.run()]
+    runs = [api.create_deployment_run(deployment["id"], {"type": "PENDING"}) for deployment in deployments]
+    runs += [api.create_flow_run(flow["id"], {"type": "PENDING"}) for flow in (wanted, other)]
+    for run in runs:
+        for state in ("RUNNING", "COMPLETED"):
+            stage.enter(run, state)
+    stage.seen(*runs)
+    results += [watching.run(), watching.run()]
+    watching.restart()
+    results.append(watching.run())
+    told = "\n".join(
+        str(found) for result in results for found in (*result.series, *result.events, *result.warnings, result.error)
+    )
+    assert results[1].count("flow_runs.completed.count", flow_name="wanted") == 2
+    assert "not_included_flow" not in told
+    assert all(identity not in told for identity in (other["id"], deployments[1]["id"], runs[1]["id"], runs[3]["id"]))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ MALFORMED: dict[str, tuple[object, ...]] = {
     "username": (["u"], "only-the-name"),
     "password": ({"p": 1}, "only-the-password"),
 }
-NAME_OPTIONS = ("work_pool_names", "work_queue_names", "deployment_names", "event_names")
+NAME_OPTIONS = (
+    "work_pool_names", "work_queue_names", "flow_names", "deployment_names", "event_names", "prefect_tags"
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("clean_agent", "no_check_run")
 
@@ -224,7 +226,8 @@ def test_all_options_that_are_refused_by_their_types_are_named_at_once() -> None
         {name: {"include": ["^etl"], "exclude": []} for name in NAME_OPTIONS},
         {name: {} for name in NAME_OPTIONS},
         {"auth_string": "user:with:colons:and ünicode"},
-        {"auth_string": "no-colon-at-all"},
+        {"auth_type": "BASIC", "username": "u", "password": "p"},
+        {"collectors": {"include": ["work_pools", "workers"], "exclude": ["workers"]}},
         {"username": "", "password": "p"},
         {"custom_headers": {"X-Team": "data"}, "tags": ["env:prod"], "collect_events": True},
     ],
@@ -232,3 +235,22 @@ def test_all_options_that_are_refused_by_their_types_are_named_at_once() -> None
 )
 def test_options_that_are_well_formed_are_taken(instance: dict[str, Any]) -> None:
     assert run(**instance).error == "the options were taken"
+
+
+@pytest.mark.parametrize("option", ["allow_redirects", "persist_connections"])
+def test_an_option_without_effect_is_named_once_in_the_log(option: str, caplog: pytest.LogCaptureFixture) -> None:
+    watching = Agent({"prefect_url": URL, option: True})
+    for _ in range(2):
+        assert "the options were taken" in watching.run().error
+    assert caplog.text.count(f"The option `{option}` has no effect") == 1
+
+
+@pytest.mark.parametrize(("misspelled", "meant"), [("flow_name", "flow_names"), ("collect_event", "collect_events")])
+def test_an_unknown_option_near_a_known_one_is_named_once_in_the_log(
+    misspelled: str, meant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    watching = Agent({"prefect_url": URL, misspelled: True})
+    for _ in range(2):
+        assert "the options were taken" in watching.run().error
+    [told] = [record.getMessage() for record in caplog.records if misspelled in record.getMessage()]
+    assert meant in told

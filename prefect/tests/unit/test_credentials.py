@@ -25,7 +25,7 @@ def credentials(**instance: Any) -> Credentials:
     return settings(**instance).credentials
 
 
-@pytest.mark.parametrize("text", ["user:password", "user:pass:word:", ":password", "user:", "no colon", "üser:wörd"])
+@pytest.mark.parametrize("text", ["user:password", "user:pass:word:", "user: ", "üser:wörd"])
 def test_an_auth_string_is_sent_as_it_is_by_basic_authentication(text: str) -> None:
     sent = credentials(auth_string=text).authorization
     assert sent is not None

@@ -59,7 +59,8 @@ def test_a_change_of_state_is_told_in_full() -> None:
             "flow_name:etl",
             "initial_state_type:RUNNING",
             "intended_state_type:FAILED",
-            f"resource_id:prefect.flow-run.{RUN_ID}",
+            f"resource_id:{RUN_ID}",
+            "resource_kind:flow-run",
             "resource_name:brave-fox",
             "state_type:FAILED",
             "tag_id:eu",
@@ -76,7 +77,7 @@ def test_an_event_about_readiness_is_told_by_its_name() -> None:
         "msg_text": "%%% \nwork-pool etl pool ü: prefect.work-pool.not-ready\n %%%",
         "alert_type": "error",
         "aggregation_key": "prefect.work-pool.p1",
-        "tags": ["resource_id:prefect.work-pool.p1", "resource_name:etl pool ü", "work_pool_type:process"],
+        "tags": ["resource_id:p1", "resource_kind:work-pool", "resource_name:etl pool ü", "work_pool_type:process"],
     }
 
 

@@ -173,6 +173,7 @@ class Deployment(ApiObject):
     work_pool_name: str | None = None
     work_queue_id: str | None = None
     work_queue_name: Name | None = None
+    tags: list[Name] = Field(default_factory=list)
     updated: Moment | None = None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datadog_checks.prefect.config.settings import Settings
+
 from .base import Collector, Context
 from .concurrency_limits import ConcurrencyLimits
 from .counted import FeedCollector
@@ -29,4 +31,18 @@ COLLECTORS: tuple[type[Collector], ...] = (
     ScheduledFlowRuns,
 )
 
-__all__ = ["COLLECTORS", "Collector", "Context", "Events", "FeedCollector", "Server"]
+NAMES = frozenset(collector.name for collector in COLLECTORS)
+
+
+def chosen(settings: Settings) -> list[type[Collector]]:
+    """The collectors whose metrics and events the instance submits, in their order."""
+    only = settings.only_collectors
+    return [
+        collector
+        for collector in COLLECTORS
+        if (only is None or collector.name in only) and collector.name not in settings.no_collectors
+        if collector is not Events or settings.collect_events
+    ]
+
+
+__all__ = ["COLLECTORS", "NAMES", "Collector", "Context", "Deployments", "Events", "FeedCollector", "Server", "chosen"]

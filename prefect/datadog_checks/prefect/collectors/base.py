@@ -89,11 +89,14 @@ class Context:
 class Collector(ABC):
     """Collects one layer of a Prefect server.
 
-    `subject` says in a warning what is missing when the collector fails. `owned` lists the metrics that only this
-    collector submits. In each check run, `check.py` calls `collect`, submits the sheet if nothing was raised, and then
-    calls `commit`.
+    `name` is its name in the option `collectors`. `needs_deployments` says whether it needs current deployments, if
+    only for their tags; the collector `deployments` keeps them current. `subject` says in a warning what is missing
+    when the collector fails. `owned` lists the metrics that only this collector submits. In each check run, `check.py`
+    calls `collect`, submits the sheet if nothing was raised, and then calls `commit`.
     """
 
+    name: ClassVar[str]
+    needs_deployments: ClassVar[bool] = False
     subject: ClassVar[str]
     owned: ClassVar[tuple[str, ...]]
     # The number of events left, if the collector can go on in the same check run.

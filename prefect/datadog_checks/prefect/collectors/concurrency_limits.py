@@ -17,6 +17,7 @@ DEPLOYMENT_PREFIX = "deployment:"
 class ConcurrencyLimits(Collector):
     """The size of each limit, and how many of its slots are taken, as the server reports it."""
 
+    name = "concurrency_limits"
     subject = "concurrency limits"
     owned = (
         "concurrency_limit.limit",

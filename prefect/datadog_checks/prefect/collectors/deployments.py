@@ -10,6 +10,7 @@ from .base import Collector
 class Deployments(Collector):
     """Whether each deployment is ready, as the server reports it."""
 
+    name = "deployments"
     subject = "deployments"
     owned = ("deployment.is_ready",)
 

@@ -20,6 +20,8 @@ from .counted import FeedCollector
 class Events(FeedCollector):
     """Changes of state and readiness, or the events that `event_names` selects. Runs only with `collect_events`."""
 
+    name = "events"
+    needs_deployments = True
     subject = "events"
     owned = ()
 

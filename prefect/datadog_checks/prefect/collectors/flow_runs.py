@@ -33,6 +33,8 @@ STATE_GAUGES = {"PENDING": "flow_runs.pending", "RUNNING": "flow_runs.running", 
 class FlowRunStates(Collector):
     """The runs that are pending, running or paused now."""
 
+    name = "flow_run_states"
+    needs_deployments = True
     subject = "pending, running and paused flow runs"
     owned = tuple(STATE_GAUGES.values())
 
@@ -51,6 +53,8 @@ class FlowRunStates(Collector):
 class ScheduledFlowRuns(Collector):
     """Scheduled runs, due or planned for later. A deployment whose runs are not counted yet has no value."""
 
+    name = "scheduled_flow_runs"
+    needs_deployments = True
     subject = "scheduled flow runs"
     owned = ("flow_runs.scheduled",)
 
@@ -91,6 +95,8 @@ class ScheduledFlowRuns(Collector):
 class FlowRunTransitions(TransitionCollector):
     """Starts, retries and ends of flow runs, each counted once."""
 
+    name = "flow_run_transitions"
+    needs_deployments = True
     subject = "starts, retries and ends of flow runs"
     owned = (
         "flow_runs.completed.count",

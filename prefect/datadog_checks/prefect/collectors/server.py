@@ -19,6 +19,7 @@ class Server(Collector):
     Prefect Cloud has no endpoints for them: there, health says whether the API answers, and readiness has no value.
     """
 
+    name = "server"
     subject = "health and readiness"
     owned = ("health", "ready")
 

@@ -44,6 +44,8 @@ IDLE_RUNS_BETWEEN = 8
 class TaskRunStates(Collector):
     """The task runs that are pending, running or paused now, without those that represent subflows."""
 
+    name = "task_run_states"
+    needs_deployments = True
     subject = "pending, running and paused task runs"
     owned = tuple(STATE_GAUGES.values())
 
@@ -62,6 +64,8 @@ class TaskRunStates(Collector):
 class TaskRunTransitions(TransitionCollector):
     """Starts and ends of task runs, each counted once."""
 
+    name = "task_run_transitions"
+    needs_deployments = True
     subject = "starts and ends of task runs"
     owned = (
         "task_runs.completed.count",

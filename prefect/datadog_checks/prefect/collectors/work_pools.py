@@ -25,6 +25,7 @@ SIDE_BY_SIDE = 8
 class WorkPools(Collector):
     """The status of each work pool, as the server reports it."""
 
+    name = "work_pools"
     subject = "work pools"
     owned = tuple(STATUS_GAUGES.values())
 
@@ -37,6 +38,7 @@ class WorkPools(Collector):
 class Workers(Collector):
     """The workers of each work pool, except for those without a heartbeat for `worker_stale_after_seconds`."""
 
+    name = "workers"
     subject = "workers"
     owned = (
         "work_pool.workers.online",

@@ -24,6 +24,7 @@ SLOT_HOLDING_TYPES = frozenset({"PENDING", "RUNNING", "CANCELLING"})
 class WorkQueues(Collector):
     """The status of each work queue, as the server reports it, and the time since it was last polled."""
 
+    name = "work_queues"
     subject = "work queues"
     owned = (*STATUS_GAUGES.values(), "work_queue.last_polled_age_seconds")
 
@@ -41,6 +42,7 @@ class WorkQueues(Collector):
 class Backlogs(Collector):
     """The flow runs that are due and wait in each work queue."""
 
+    name = "work_queue_backlogs"
     subject = "work queue backlogs"
     owned = ("work_queue.backlog.size", "work_queue.backlog.age")
 
@@ -59,6 +61,7 @@ class Backlogs(Collector):
 class Concurrency(Collector):
     """The share of each work queue's concurrency limit that its runs hold."""
 
+    name = "work_queue_concurrency"
     subject = "work queue concurrency"
     owned = ("work_queue.concurrency.in_use",)
 

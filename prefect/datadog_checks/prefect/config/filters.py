@@ -1,4 +1,4 @@
-"""Filters for pools, queues, deployments and events: include and exclude lists of regular expressions."""
+"""Filters by name: include and exclude lists of regular expressions."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ class NameFilter:
             tuple(re.compile(pattern) for pattern in exclude or ()),
         )
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is any pattern."""
+        return self != NameFilter()
+
     def takes(self, name: str | None) -> bool:
         """Whether the name is accepted. An unknown name (None) is accepted only without `include`."""
         if name is None:
@@ -44,11 +49,13 @@ class NameFilter:
 class Filters:
     work_pools: NameFilter
     work_queues: NameFilter
+    flows: NameFilter
     deployments: NameFilter
     events: NameFilter
+    # Which tags of deployments become tags `prefect_tag`.
+    prefect_tags: NameFilter
 
     @property
     def restrict_objects(self) -> bool:
-        """Whether any filter for pools, queues or deployments is set."""
-        anything = NameFilter()
-        return any(names != anything for names in (self.work_pools, self.work_queues, self.deployments))
+        """Whether any filter for pools, queues, flows or deployments is set."""
+        return any(names.is_set for names in (self.work_pools, self.work_queues, self.flows, self.deployments))

@@ -30,6 +30,9 @@ class Settings:
     headers: Mapping[str, str] = field(repr=False)
     credentials: Credentials
     collect_events: bool
+    # Names of collectors: the only ones to run (None: all), and those not to run.
+    only_collectors: frozenset[str] | None
+    no_collectors: frozenset[str]
     late_after: timedelta
     worker_stale_after: timedelta
     event_lookback: timedelta
@@ -45,8 +48,10 @@ class Settings:
             filters=Filters(
                 work_pools=_name_filter(config.work_pool_names),
                 work_queues=_name_filter(config.work_queue_names),
+                flows=_name_filter(config.flow_names),
                 deployments=_name_filter(config.deployment_names),
                 events=_name_filter(config.event_names),
+                prefect_tags=_name_filter(config.prefect_tags),
             ),
             own_tags=own_tags,
             tags=(*own_tags, f"prefect_server:{config.server_name or _host_and_port(url)}"),
@@ -54,6 +59,8 @@ class Settings:
             headers=dict(config.custom_headers or {}),
             credentials=Credentials.of(config),
             collect_events=bool(config.collect_events),
+            only_collectors=_names(config.collectors, "include") or None,
+            no_collectors=_names(config.collectors, "exclude"),
             late_after=timedelta(seconds=config.late_start_grace_seconds or 0),
             worker_stale_after=timedelta(seconds=config.worker_stale_after_seconds or 0),
             event_lookback=timedelta(seconds=config.event_lookback_seconds or 0),
@@ -98,7 +105,9 @@ class Settings:
 
     def _patterns(self) -> list[object]:
         filters = self.filters
-        return [names.patterns() for names in (filters.work_pools, filters.work_queues, filters.deployments)]
+        patterns = [names.patterns() for names in (filters.work_pools, filters.work_queues, filters.deployments)]
+        # Left out if not set, so that state that was saved before this option existed is found.
+        return [*patterns, *([filters.flows.patterns()] if filters.flows.is_set else [])]
 
 
 def _digest(counted: list[object]) -> str:
@@ -116,6 +125,10 @@ def _normalised(url: str) -> str:
     parts = urlsplit(url)
     port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+
+
+def _names(lists: object, side: str) -> frozenset[str]:
+    return frozenset(getattr(lists, side, None) or ())
 
 
 def _name_filter(names: object) -> NameFilter:

@@ -31,6 +31,15 @@ class AuthToken(BaseModel):
     writer: Optional[MappingProxyType[str, Any]] = None
 
 
+class Collectors(BaseModel):
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        frozen=True,
+    )
+    exclude: Optional[tuple[str, ...]] = None
+    include: Optional[tuple[str, ...]] = None
+
+
 class DeploymentNames(BaseModel):
     model_config = ConfigDict(
         arbitrary_types_allowed=True,
@@ -49,7 +58,25 @@ class EventNames(BaseModel):
     include: Optional[tuple[str, ...]] = None
 
 
+class FlowNames(BaseModel):
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        frozen=True,
+    )
+    exclude: Optional[tuple[str, ...]] = None
+    include: Optional[tuple[str, ...]] = None
+
+
 class MetricPatterns(BaseModel):
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        frozen=True,
+    )
+    exclude: Optional[tuple[str, ...]] = None
+    include: Optional[tuple[str, ...]] = None
+
+
+class PrefectTags(BaseModel):
     model_config = ConfigDict(
         arbitrary_types_allowed=True,
         frozen=True,
@@ -101,6 +128,7 @@ class InstanceConfig(BaseModel):
     aws_region: Optional[str] = None
     aws_service: Optional[str] = None
     collect_events: Optional[bool] = None
+    collectors: Optional[Collectors] = None
     connect_timeout: Optional[float] = None
     custom_headers: Optional[MappingProxyType[str, str]] = None
     deployment_names: Optional[DeploymentNames] = None
@@ -110,6 +138,7 @@ class InstanceConfig(BaseModel):
     event_lookback_seconds: Optional[float] = Field(None, ge=60.0, le=604800.0)
     event_names: Optional[EventNames] = None
     extra_headers: Optional[MappingProxyType[str, Any]] = None
+    flow_names: Optional[FlowNames] = None
     headers: Optional[MappingProxyType[str, Any]] = None
     kerberos_auth: Optional[Literal["required", "optional", "disabled"]] = None
     kerberos_cache: Optional[str] = None
@@ -126,6 +155,7 @@ class InstanceConfig(BaseModel):
     ntlm_domain: Optional[str] = None
     password: Optional[str] = None
     persist_connections: Optional[bool] = None
+    prefect_tags: Optional[PrefectTags] = None
     prefect_url: str
     proxy: Optional[Proxy] = None
     read_timeout: Optional[float] = None

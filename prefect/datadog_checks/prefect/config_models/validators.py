@@ -14,7 +14,10 @@ MOST_SECONDS = 100 * 365 * 86400.0
 # The longest tag in Datadog has 200 characters, its key included.
 MOST_NAME_CHARACTERS = 180
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-PATTERN_OPTIONS = ("work_pool_names", "work_queue_names", "deployment_names", "event_names")
+PATTERN_OPTIONS = (
+    "work_pool_names", "work_queue_names", "flow_names", "deployment_names", "event_names", "prefect_tags"
+)  # fmt: skip
+AUTH_TYPES = ("basic", "digest", "ntlm", "kerberos", "aws")
 
 
 def instance_prefect_url(value: Any, field: Any) -> Any:
@@ -40,9 +43,18 @@ def instance_prefect_url(value: Any, field: Any) -> Any:
 def instance_auth_string(value: Any, field: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError("enter a string such as user:password, in quotes")
-    if not value or not value.isprintable():
+    user, _, password = value.partition(":")
+    if not user or not password or not value.isprintable():
         raise ValueError("enter user:password on one line, as in the server's PREFECT_SERVER_API_AUTH_STRING")
     return value
+
+
+def instance_auth_type(value: Any, field: Any) -> Any:
+    if not isinstance(value, str):
+        return value  # the model reports it
+    if value.lower() not in AUTH_TYPES:
+        raise ValueError(f"enter one of {', '.join(AUTH_TYPES)}; for an API key set `api_key`")
+    return value.lower()
 
 
 def instance_api_key(value: Any, field: Any) -> Any:
@@ -117,14 +129,20 @@ def initialize_instance(values: dict[str, Any], **_: Any) -> dict[str, Any]:
     for option in PATTERN_OPTIONS:
         names = values.get(option)
         if isinstance(names, dict):
+            _refuse_other_lists(option, names, "regular expressions")
             _refuse_bad_patterns(option, names)
+    if isinstance(collectors := values.get("collectors"), dict):
+        _refuse_other_lists("collectors", collectors, "collectors' names")
     return values
 
 
-def _refuse_bad_patterns(option: str, names: dict[str, Any]) -> None:
-    unknown = sorted(str(key) for key in names if key not in ("include", "exclude"))
+def _refuse_other_lists(option: str, lists: dict[str, Any], of: str) -> None:
+    unknown = sorted(str(key) for key in lists if key not in ("include", "exclude"))
     if unknown:
-        raise ValueError(f"`{option}` has lists of regular expressions `include` and `exclude`, not `{unknown[0]}`")
+        raise ValueError(f"`{option}` has lists of {of} `include` and `exclude`, not `{unknown[0]}`")
+
+
+def _refuse_bad_patterns(option: str, names: dict[str, Any]) -> None:
     for side, patterns in names.items():
         for pattern in patterns if isinstance(patterns, (list, tuple)) else ():
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from cachetools import FIFOCache
 
@@ -16,6 +17,8 @@ from datadog_checks.prefect.tags import RunTags, Tags, related_by_role, tag_set
 REMEMBERED = 50_000
 # Many runs are read in parts, each of which is kept if there is no time for the next.
 READ_AT_ONCE = 200
+# The most tags `prefect_tag` of a deployment.
+MOST_PREFECT_TAGS = 20
 
 
 class Inventory:
@@ -34,6 +37,10 @@ class Inventory:
         self._deployment_tags: FIFOCache[str, tuple[Deployment, tuple[str | None, ...], Tags]] = FIFOCache(REMEMBERED)
         self._flow_names: FIFOCache[str, str] = FIFOCache(REMEMBERED)
         self._run_tags: FIFOCache[str, RunTags] = FIFOCache(REMEMBERED)
+        self._prefect_tags: FIFOCache[str, tuple[str, ...]] = FIFOCache(REMEMBERED)
+        # Deployments with more tags than are sent, by id: all, and those that no warning has named yet.
+        self._with_many_tags: FIFOCache[str, None] = FIFOCache(REMEMBERED)
+        self._to_report: list[Deployment] = []
 
     # Work pools and work queues
 
@@ -92,11 +99,26 @@ class Inventory:
         """Store deployments that were read elsewhere."""
         for deployment in deployments:
             self._deployments[deployment.id] = deployment
+            self._prefect_tags[deployment.id] = self._tags_in_prefect(deployment)
+
+    def _tags_in_prefect(self, deployment: Deployment) -> tuple[str, ...]:
+        """The deployment's tags that become tags `prefect_tag`."""
+        tags = sorted({tag for tag in deployment.tags if tag and self._filters.prefect_tags.takes(tag)})
+        if len(tags) > MOST_PREFECT_TAGS and deployment.id not in self._with_many_tags:
+            self._with_many_tags[deployment.id] = None
+            self._to_report.append(deployment)
+        return tuple(tags[:MOST_PREFECT_TAGS])
+
+    def take_deployments_with_many_tags(self) -> list[Deployment]:
+        """The deployments, found since the last call, that have more tags than are sent."""
+        found, self._to_report = self._to_report, []
+        return found
 
     def wanted_deployments(self, deployments: Mapping[str, Deployment]) -> Mapping[str, Deployment]:
         """Those of the deployments, by id, that the filters include."""
         if not self._filters.restrict_objects:
             return deployments
+        self._learn_flows_to_filter(deployments.values())
         return {identity: found for identity, found in deployments.items() if self._wants_deployment(found)}
 
     def tags_of_deployments(self, deployments: Collection[Deployment]) -> list[Tags]:
@@ -108,6 +130,7 @@ class Inventory:
         """The tags of a deployment; None if it is excluded. If it is gone, they are taken from `seen`."""
         self._learn_deployments([seen.id])
         deployment = self._deployments.get(seen.id, seen)
+        self._learn_flows_to_filter([deployment])
         if not self._wants_deployment(deployment):
             return None
         return self.tags_of_deployments([deployment])[0]
@@ -129,6 +152,7 @@ class Inventory:
                 work_pool_name=deployment.work_pool_name,
                 work_queue_id=queue_id,
                 work_queue_name=deployment.work_queue_name,
+                prefect_tags=self._prefect_tags.get(deployment.id, ()),
             )
             known = (deployment, (flow_name, pool_id, queue_id), run_tags.tags(is_paused=deployment.paused))
             self._deployment_tags[deployment.id] = known
@@ -147,12 +171,20 @@ class Inventory:
         return self._queue_ids.get(names)
 
     def _wants_deployment(self, deployment: Deployment) -> bool:
+        flow_name = self._flow_names.get(deployment.flow_id or "")
+        return self._wants_flow(deployment.flow_id, flow_name) and self._wants_besides_flow(deployment)
+
+    def _wants_besides_flow(self, deployment: Deployment) -> bool:
         return self._filters.deployments.takes(deployment.name) and self._wants(
             deployment.work_pool_name,
             deployment.work_queue_name,
             in_pool=deployment.work_pool_name is not None,
             in_queue=deployment.work_queue_name is not None,
         )
+
+    def _learn_flows_to_filter(self, deployments: Iterable[Deployment]) -> None:
+        if self._filters.flows.is_set:
+            self._learn_flows(deployment.flow_id for deployment in deployments)
 
     # Flow runs
 
@@ -185,6 +217,7 @@ class Inventory:
         flow, deployment = roles.get("flow", (None, None)), roles.get("deployment", (None, None))
         pool, queue = roles.get("work-pool", (None, None)), roles.get("work-queue", (None, None))
         told = RunTags(*deployment, *flow, *pool, *queue)
+        told = replace(told, prefect_tags=self._prefect_tags.get(told.deployment_id or "", ()))
         known = self._run_tags.get(run_id or "")
         return self._wanted(known.with_names_of(told) if known else told)
 
@@ -199,17 +232,23 @@ class Inventory:
             work_pool_name=run.work_pool_name,
             work_queue_id=run.work_queue_id,
             work_queue_name=run.work_queue_name,
+            prefect_tags=self._prefect_tags.get(run.deployment_id or "", ()),
         )
 
     def _wanted(self, run_tags: RunTags) -> RunTags | None:
+        if not self._wants_flow(run_tags.flow_id, run_tags.flow_name):
+            return None
         if run_tags.deployment_id:
             if not self._filters.deployments.takes(run_tags.deployment_name):
                 return None
             deployment = self._deployments.get(run_tags.deployment_id)
-            if deployment and not self._wants_deployment(deployment):
+            if deployment and not self._wants_besides_flow(deployment):
                 return None
         in_pool, in_queue = bool(run_tags.work_pool_id), bool(run_tags.work_queue_id)
         return run_tags if self._wants(run_tags.work_pool_name, run_tags.work_queue_name, in_pool, in_queue) else None
+
+    def _wants_flow(self, flow_id: str | None, flow_name: str | None) -> bool:
+        return not flow_id or self._filters.flows.takes(flow_name)
 
     def _wants(self, pool_name: str | None, queue_name: str | None, in_pool: bool, in_queue: bool = True) -> bool:
         if in_pool and not self._filters.work_pools.takes(pool_name):

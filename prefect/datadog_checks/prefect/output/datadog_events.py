@@ -97,7 +97,9 @@ def _links(event: Event, ui_url: str) -> list[str]:
 
 def _event_tags(event: Event, transition: Transition | None) -> Tags:
     resource = event.resource
-    tags = tag_set(resource_id=resource.get("prefect.resource.id"), resource_name=resource.get("prefect.resource.name"))
+    resource_id = resource.get("prefect.resource.id")
+    kind, identity = resource_kind_and_id(resource_id) or (None, resource_id)
+    tags = tag_set(resource_kind=kind, resource_id=identity, resource_name=resource.get("prefect.resource.name"))
     if transition is not None:
         intended = (event.payload.intended if event.payload else None) or {}
         tags += tag_set(

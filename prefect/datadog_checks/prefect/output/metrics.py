@@ -62,7 +62,7 @@ class Metric:
 POOL = "work_pool_id, work_pool_name"
 QUEUE = f"work_queue_id, work_queue_name, work_queue_priority, {POOL}"
 LIMIT = "concurrency_limit_id, concurrency_limit_name, concurrency_limit_type"
-FLOW_RUN = f"deployment_id, deployment_name, flow_id, flow_name, {POOL}, work_queue_id, work_queue_name"
+FLOW_RUN = f"deployment_id, deployment_name, prefect_tag, flow_id, flow_name, {POOL}, work_queue_id, work_queue_name"
 DEPLOYMENT = f"{FLOW_RUN}, is_paused"
 TASK_RUN = f"{FLOW_RUN}, task_key, task_name"
 
