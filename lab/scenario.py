@@ -98,6 +98,7 @@ class Scenario:
                 entrypoint=f"flows.py:{name}",
                 pull_steps=[folder],
                 enforce_parameter_schema=False,
+                tags=["demo"],
             )
             self._deployments[name] = deployment["id"]
         self._progress("Starting a worker for queue etl ...")

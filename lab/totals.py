@@ -52,8 +52,8 @@ def totals_of(results: Iterable[CheckRunResult]) -> Totals:
             elif series.type == "histogram":
                 totals.add_sample(name, series.tags, series.value)
         for event in result.events:
-            resource = next((tag for tag in event["tags"] if tag.startswith("resource_id:")), "")
-            totals.add_event(event["event_type"], resource.removeprefix("resource_id:"), event["timestamp"])
+            # It is the id of the resource, with its kind.
+            totals.add_event(event["event_type"], event["aggregation_key"], event["timestamp"])
     return totals
 
 

@@ -81,6 +81,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             self.warning("Missing: %s. %s", self._server.subject, self._words(failure))
         failures = self._run_collectors()
         self._go_on([collector for collector in self._collectors if collector not in failures])
+        self._submitter.submit_zeros(self._api.now())
         self._save_vanished()
         self._report()
         if failures and len(failures) == len(self._collectors):
@@ -141,7 +142,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         try:
             collect(sheet)
             if collector not in self._unwanted:
-                self._submitter.submit(sheet, collector.owned, self._api.now())
+                self._submitter.submit(sheet, collector.owned)
             collector.commit()
         except Exception as error:  # of any type: one collector must not stop the others
             if not isinstance(error, ApiError):

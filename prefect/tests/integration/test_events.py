@@ -62,7 +62,8 @@ def test_an_event_tells_what_became_of_a_flow_run(stage: Stage, agent: AgentFact
         | {
             "team:data",
             "service:etl",
-            f"resource_id:prefect.flow-run.{run['id']}",
+            f"resource_id:{run['id']}",
+            "resource_kind:flow-run",
             f"resource_name:{run['name']}",
             "state_type:FAILED",
             "initial_state_type:RUNNING",
@@ -109,7 +110,8 @@ def test_an_event_tells_what_became_of_a_task_run(stage: Stage, watching: Agent)
             "task_name:load",
             f"flow_run_id:{run['id']}",
             f"flow_run_name:{run['name']}",
-            f"resource_id:prefect.task-run.{task.id}",
+            f"resource_id:{task.id}",
+            "resource_kind:task-run",
             f"resource_name:{task.name}",
             "state_type:CRASHED",
             "initial_state_type:RUNNING",
@@ -187,7 +189,7 @@ def test_readiness_of_pools_queues_and_deployments_is_told_when_it_comes_and_goe
         assert [event["alert_type"] for event in events] == [
             {"ready": "success", "not-ready": "error"}[status] for status in statuses
         ]
-        own = {f"resource_id:prefect.{kind}.{identity}", f"resource_name:{name}"}
+        own = {f"resource_kind:{kind}", f"resource_id:{identity}", f"resource_name:{name}"}
         for event in events:
             assert tags[kind] | own <= set(event["tags"])
             assert event["source_type_name"] == "prefect"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from datadog_checks.base import AgentCheck
 
-from datadog_checks.prefect.collectors.flow_runs import FlowRunStates, FlowRunTransitions
+from datadog_checks.prefect.collectors.flow_runs import FlowRunStates, FlowRunTransitions, ScheduledFlowRuns
 from datadog_checks.prefect.counting.transitions import Outcome
 from datadog_checks.prefect.output.metrics import NAMESPACE
 from datadog_checks.prefect.output.submitter import Sheet, Submitter, VanishedTagSets
@@ -40,7 +40,12 @@ def submitter(*instance_tags: str) -> Submitter:
 def submitted(submit: Submitter, sheet: Sheet, owned: Sequence[str] = (), seconds: float = 0) -> list[Sample]:
     """Name, type, value and tags of all that reached the Agent."""
     aggregator.reset()
-    submit.submit(sheet, owned, after(seconds))
+    submit.submit(sheet, owned)
+    submit.submit_zeros(after(seconds))
+    return all_of_it()
+
+
+def all_of_it() -> list[Sample]:
     return sorted(
         (
             name.removeprefix(f"{NAMESPACE}."),
@@ -145,6 +150,25 @@ def test_a_state_gauge_that_vanished_is_0_with_the_tags_of_the_instance_for_an_h
     assert submitted(submit, Sheet(), FlowRunStates.owned, seconds=3601) == []
 
 
+def test_zeros_are_for_what_no_collector_of_the_check_run_has_found() -> None:
+    submit, running, scheduled = submitter(), Sheet(), Sheet()
+    running.add("flow_runs.running", 1, A)
+    scheduled.add("flow_runs.scheduled", 5, B)
+    submit.submit(running, FlowRunStates.owned)
+    submit.submit(scheduled, ScheduledFlowRuns.owned)
+    submit.submit_zeros(T0)
+    found = {(name.partition(".")[2], tags): value for name, _, value, tags in all_of_it()}
+    expected = {(state, tags): 0.0 for state in ("pending", "running", "paused", "scheduled") for tags in (A, B)}
+    assert found == expected | {("running", A): 1, ("scheduled", B): 5}
+
+
+def test_a_collector_that_failed_gets_no_zeros() -> None:
+    submit, running = submitter(), Sheet()
+    running.add("flow_runs.running", 1, A)
+    submitted(submit, running, FlowRunStates.owned)
+    assert submitted(submit, Sheet(), ScheduledFlowRuns.owned, seconds=15) == [("flow_runs.scheduled", "gauge", 0, A)]
+
+
 def test_a_gauge_of_an_object_that_is_gone_is_not_submitted() -> None:
     submit, sheet = submitter(), Sheet()
     sheet.add("deployment.is_ready", 1, A)
@@ -156,7 +180,7 @@ def test_an_event_has_the_tags_of_the_instance_too() -> None:
     sheet = Sheet()
     event = {"msg_title": "t", "msg_text": "x", "timestamp": T0.timestamp(), "event_type": "e", "tags": ["b:2"]}
     sheet.events.append(event)
-    submitter("team:data").submit(sheet, (), T0)
+    submitter("team:data").submit(sheet, ())
     assert [(event["msg_title"], event["tags"]) for event in aggregator.events] == [("t", ["team:data", "b:2"])]
     assert event["tags"] == ["b:2"]
 

@@ -147,41 +147,46 @@ class Submitter:
         self._check = check
         self._instance_tags = list(instance_tags)
         self.vanished = vanished
+        # What was submitted since the last zeros: metrics, their tag sets by name, and metrics that get no zeros.
+        self._collected: set[Metric] = set()
+        self._seen: dict[str, set[Tags]] = {}
+        self._without_zeros: set[str] = set()
 
-    def submit(self, sheet: Sheet, owned: Collection[str], now: datetime) -> None:
-        """Submit what a collector found, and zeros for tag sets of its `owned` metrics that disappeared.
+    def submit(self, sheet: Sheet, owned: Collection[str]) -> None:
+        """Submit what a collector found, who owns these metrics.
 
         A value that the Agent rejects causes a warning, not an error: the others must not be submitted again.
         """
         counts: dict[tuple[Metric, Tags], float] = {}
-        seen: dict[str, set[Tags]] = {}
-        others: list[tuple[Metric, Tags, float]] = []
         for metric, tags, value in sheet.samples:
-            seen.setdefault(metric.name, set()).add(tags)
+            self._seen.setdefault(metric.name, set()).add(tags)
             if metric.type == "count":
                 counts[metric, tags] = counts.get((metric, tags), 0) + value
             else:
-                others.append((metric, tags, value))
-        metrics = [metric for metric in METRICS if metric.name in owned]
-        for metric, tags in self.vanished.zeros(metrics, seen, now.timestamp()):
-            if metric.name in sheet.without_zeros:
-                continue
-            if metric.type == "count":
-                counts[metric, tags] = 0
-            else:
-                others.append((metric, tags, 0))
-        others += [(metric, tags, value) for (metric, tags), value in counts.items()]
-        methods = {"gauge": self._check.gauge, "count": self._check.count, "histogram": self._check.histogram}
-        for metric, tags, value in others:
-            try:
-                methods[metric.type](metric.name, value, tags=[*self._instance_tags, *tags])
-            except Exception as error:
-                self._warn(metric.full_name, error)
+                self._submit(metric, tags, value)
+        for (metric, tags), value in counts.items():
+            self._submit(metric, tags, value)
         for event in sheet.events:
             try:
                 self._check.event({**event, "tags": [*self._instance_tags, *event["tags"]]})
             except Exception as error:
                 self._warn("a Datadog event", error)
+        self._collected.update(metric for metric in METRICS if metric.name in owned)
+        self._without_zeros |= sheet.without_zeros
+
+    def submit_zeros(self, now: datetime) -> None:
+        """End a check run: submit 0 for tag sets that its metrics had in the last hour and do not have now."""
+        for metric, tags in self.vanished.zeros(self._collected, self._seen, now.timestamp()):
+            if metric.name not in self._without_zeros:
+                self._submit(metric, tags, 0)
+        self._collected, self._seen, self._without_zeros = set(), {}, set()
+
+    def _submit(self, metric: Metric, tags: Tags, value: float) -> None:
+        submit = {"gauge": self._check.gauge, "count": self._check.count, "histogram": self._check.histogram}
+        try:
+            submit[metric.type](metric.name, value, tags=[*self._instance_tags, *tags])
+        except Exception as error:
+            self._warn(metric.full_name, error)
 
     def _warn(self, what: str, error: Exception) -> None:
         self._check.warning("Missing: %s. The Agent rejected it (%s).", what, type(error).__name__)
