@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import datadog_checks.prefect
 from datadog_checks.prefect.collectors import COLLECTORS, NAMES
 from lab.agent import NAMESPACE, CheckedAgent, CheckRunResult, forget_everything
 from lab.prefect_api import PrefectApi
@@ -102,6 +103,12 @@ def test_a_name_that_there_is_not_is_a_configuration_error_that_lists_all(agent:
     assert "'work_pool'" in result.error
     assert all(name in result.error for name in NAMES)
     assert result.series == []
+
+
+def test_the_example_configuration_names_each() -> None:
+    example = Path(datadog_checks.prefect.__file__).with_name("data") / "conf.yaml.example"
+    described = example.read_text(encoding="utf-8").partition("## @param collectors")[2].partition("@param")[0]
+    assert {name for name in re.findall(r"`(\w+)`", described) if name != "collect_events"} == NAMES
 
 
 def test_the_readme_lists_each_with_its_metrics() -> None:
