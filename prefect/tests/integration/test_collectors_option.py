@@ -77,6 +77,8 @@ def test_what_is_turned_off_is_not_asked_for(stage: Stage, agent: AgentFactory, 
     only_pools = agent(prefect_url=f"{proxy.url}/api", collectors={"include": ["work_pools", "concurrency_limits"]})
     metrics(only_pools.run())
     asked = {request.path.removeprefix("/api/") for request, _ in proxy.passed}
+    # Servers before 3.4.19 list the limits of tags elsewhere.
+    asked.discard("concurrency_limits/filter")
     assert asked == {"health", "ready", "admin/version", "work_pools/filter", "v2/concurrency_limits/filter"}
 
 

@@ -204,7 +204,8 @@ def test_nothing_of_an_excluded_flow_appears_in_metrics_events_and_warnings(
         api.create_deployment(f"{stage.name}-{flow['name']}", flow["id"], stage.pool["name"], stage.queue["name"])
         for flow in (wanted, other)
     ]
-    watching = agent(collect_events=True, flow_names={"exclude": ["^not_included"]})
+    all_events = {"include": [r"^prefect\."]}
+    watching = agent(collect_events=True, event_names=all_events, flow_names={"exclude": ["^not_included"]})
     results = [watching.run()]
     runs = [api.create_deployment_run(deployment["id"], {"type": "PENDING"}) for deployment in deployments]
     runs += [api.create_flow_run(flow["id"], {"type": "PENDING"}) for flow in (wanted, other)]

@@ -135,7 +135,7 @@ def test_a_planned_run_that_is_started_early_is_not_scheduled_any_more(
     api.set_flow_run_state(run["id"], "RUNNING", force=True)
     result = informed.run()
     assert scheduled(result) == truth(server)
-    assert result.gauge("flow_runs.running") == 1
+    assert result.gauge("flow_runs.running", deployment_id=run["deployment_id"]) == 1
     api.set_flow_run_state(run["id"], "COMPLETED", force=True)
 
 

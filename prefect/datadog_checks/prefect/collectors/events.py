@@ -70,6 +70,8 @@ class Events(FeedCollector):
             return inventory.tags_of_queue(
                 WorkQueue(id=identity, name=name, work_pool_id=pool[0], work_pool_name=pool[1])
             )
+        if kind == "flow":
+            return inventory.tags_of_flow(identity, name)
         if kind == "deployment":
             return inventory.tags_of_deployment(Deployment(id=identity, name=name, work_pool_name=pool[1]))
         run_tags = inventory.tags_told_by(event.related, flow_run_id_of(event))

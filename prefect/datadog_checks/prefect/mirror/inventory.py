@@ -186,7 +186,12 @@ class Inventory:
         if self._filters.flows.is_set:
             self._learn_flows(deployment.flow_id for deployment in deployments)
 
-    # Flow runs
+    # Flows and flow runs
+
+    def tags_of_flow(self, flow_id: str, name: str | None) -> Tags | None:
+        """The tags of a flow; None if it is excluded."""
+        run_tags = self._wanted(RunTags(flow_id=flow_id, flow_name=name))
+        return run_tags.tags() if run_tags else None
 
     def tags_of_runs(self, runs: Collection[FlowRun], remember: bool = True) -> dict[str, RunTags | None]:
         """The tags of each run by its id; None if the run is excluded."""
