@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from datadog_checks.prefect.check import WITHOUT_EFFECT
 from datadog_checks.prefect.config.settings import Settings
 from datadog_checks.prefect.config_models.instance import InstanceConfig
+from datadog_checks.prefect.output.metrics import METRICS
 
 SWITCHING = Path(__file__).parents[3] / "docs" / "switching.md"
 URL = "http://prefect.example:4200/api"
@@ -108,6 +110,21 @@ def test_what_is_refused_is_named(case: str) -> None:
         model(**{option: value})
     [error] = refusal.value.errors()
     assert option in (*error["loc"], *re.findall(r"`(\w+)`", error["msg"]))
+
+
+def metrics_in(cell: str) -> list[str]:
+    """The names and patterns in a cell; one that begins with a dot has the family of the one before."""
+    found: list[str] = []
+    for name in re.findall(r"`([\w.*]+)`", cell):
+        found.append(found[-1].rpartition(".")[0] + name if name.startswith(".") else name)
+    return found
+
+
+def test_the_document_tells_of_every_metric() -> None:
+    table = SWITCHING.read_text(encoding="utf-8").partition("| Metric | Shipped check |")[2].partition("\n\n")[0]
+    patterns = [name for row in table.splitlines()[2:] for name in metrics_in(row.split("|")[1])]
+    assert [metric.name for metric in METRICS if not any(fnmatch(metric.name, pattern) for pattern in patterns)] == []
+    assert all(any(fnmatch(metric.name, pattern) for metric in METRICS) for pattern in patterns)
 
 
 def test_the_document_lists_every_option() -> None:
