@@ -32,6 +32,7 @@ from .mirror.inventory import MOST_PREFECT_TAGS
 from .output.metrics import NAMESPACE
 from .output.submitter import Sheet, Submitter, VanishedTagSets
 from .state_store import Document, StateStore, remove_stale, take_over
+from .tags import one_line
 
 VANISHED = "vanished_tag_sets"
 DIAGNOSIS_CATEGORY = "prefect"
@@ -41,6 +42,7 @@ SHARE_OF_A_COLLECTOR = 1 / 3
 MOST_TURNS = 4
 SHARE_LEFT_IDLE = 1 / 5
 MOST_UNEXPECTED = 100
+MOST_NAME_CHARACTERS = 100
 # Options that the Agent's HTTP wrapper has, and why this check does not use them.
 WITHOUT_EFFECT = {
     "allow_redirects": "redirects are never followed. Set `prefect_url` to the final address",
@@ -181,10 +183,10 @@ class PrefectCheck(AgentCheck, ConfigMixin):
     def _report(self) -> None:
         if found := self._inventory.take_deployments_with_many_tags():
             self.warning(
-                "Tags of %d deployments are incomplete, for example of %s: more than %d tags of a deployment are not"
-                " sent, in alphabetical order. Select tags with `prefect_tags`",
+                "Tags `prefect_tag` are incomplete for %d deployments, such as %s: only the first %d of a deployment,"
+                " in alphabetical order, are sent. Select tags with `prefect_tags`",
                 len(found),
-                found[0].name,
+                one_line(found[0].name or found[0].id)[:MOST_NAME_CHARACTERS],
                 MOST_PREFECT_TAGS,
             )
         oddities = self._api.oddities

@@ -147,6 +147,7 @@ class Submitter:
         self._check = check
         self._instance_tags = list(instance_tags)
         self.vanished = vanished
+        self._methods = {"gauge": check.gauge, "count": check.count, "histogram": check.histogram}
         # What was submitted since the last zeros: metrics, their tag sets by name, and metrics that get no zeros.
         self._collected: set[Metric] = set()
         self._seen: dict[str, set[Tags]] = {}
@@ -182,9 +183,8 @@ class Submitter:
         self._collected, self._seen, self._without_zeros = set(), {}, set()
 
     def _submit(self, metric: Metric, tags: Tags, value: float) -> None:
-        submit = {"gauge": self._check.gauge, "count": self._check.count, "histogram": self._check.histogram}
         try:
-            submit[metric.type](metric.name, value, tags=[*self._instance_tags, *tags])
+            self._methods[metric.type](metric.name, value, tags=[*self._instance_tags, *tags])
         except Exception as error:
             self._warn(metric.full_name, error)
 
