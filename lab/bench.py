@@ -86,7 +86,7 @@ def _bench_idle(runs: int) -> Cost:
         with Metered({"url": server.api_url}, server.pid) as check:
             costs = [check.run() for _ in range(runs + 4)][4:]
         _print_table("An idle server, with a pool and a deployment", {"check run": costs})
-        _goal("requests", _median(costs).requests, 10)
+        _goal("requests", _median(costs).requests, 11)
         _goal("kB", _median(costs).sent_and_received / 1000, 20)
         return _median(costs)
 
