@@ -147,7 +147,6 @@ class Submitter:
         self._check = check
         self._instance_tags = list(instance_tags)
         self.vanished = vanished
-        self._methods = {"gauge": check.gauge, "count": check.count, "histogram": check.histogram}
         # What was submitted since the last zeros: metrics, their tag sets by name, and metrics that get no zeros.
         self._collected: set[Metric] = set()
         self._seen: dict[str, set[Tags]] = {}
@@ -184,7 +183,7 @@ class Submitter:
 
     def _submit(self, metric: Metric, tags: Tags, value: float) -> None:
         try:
-            self._methods[metric.type](metric.name, value, tags=[*self._instance_tags, *tags])
+            getattr(self._check, metric.type)(metric.name, value, tags=[*self._instance_tags, *tags])
         except Exception as error:
             self._warn(metric.full_name, error)
 
