@@ -1,6 +1,7 @@
 """Check runs in a process of their own, and what they cost.
 
-The process does a run for each line that it reads, and answers with a line of JSON.
+The process does a run for each line that it reads, and answers with a line of JSON. The line `restart` gives it a new
+check, as a restart of the Agent does, and has no answer.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ MEBIBYTE = 1 << 20
 class Cost:
     """What one run took: seconds on the wall and of both processors, requests, bytes both ways, and mebibytes.
 
-    `workers_seconds` is what the workers took, `gauges` are the sums of gauges by name, and `warnings` the
-    lines in the check's status.
+    `workers_seconds` is what the workers took, `stored` the characters of state that it wrote, `gauges` are the sums
+    of gauges by name and `series` their number, and `warnings` the lines in the check's status.
     """
 
     wall: float = 0.0
@@ -38,7 +39,9 @@ class Cost:
     sent_and_received: float = 0
     memory: float = 0.0
     workers_seconds: float = 0.0
+    stored: float = 0
     gauges: dict[str, float] = field(default_factory=dict)
+    series: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -65,6 +68,11 @@ class Metered:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+
+    def restart(self) -> None:
+        """Go on with a new check, which has the stored state of the old one."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("restart\n")
 
     def run(self) -> Cost:
         """One run."""
@@ -97,10 +105,21 @@ class _Meter:
 
         HTTPAdapter.send = metered  # type: ignore[assignment,method-assign]
 
+    def watch_state(self, check: Any) -> None:
+        """Count what the check stores."""
+        write = check.write_persistent_cache
+
+        def metered(key: str, text: str) -> None:
+            self.cost.stored += len(text)
+            write(key, text)
+
+        check.write_persistent_cache = metered
+
     def submit_metric(self, check: Any, check_id: str, kind: int, name: str, value: float, *_: Any) -> None:
         """In place of the stub's, which keeps all; the Agent's own is not Python and costs little."""
         if kind == 0:
             self.cost.gauges[name] = self.cost.gauges.get(name, 0.0) + value
+            self.cost.series[name] = self.cost.series.get(name, 0) + 1
 
 
 def main(task: dict[str, Any]) -> None:
@@ -113,7 +132,10 @@ def main(task: dict[str, Any]) -> None:
     meter = _Meter()
     process = psutil.Process()
     run = _baseline(task) if task.get("everything") else _check(task, meter)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line == "restart\n":
+            run = _check(task, meter)
+            continue
         meter.cost = Cost()
         began, cpu_before = time.perf_counter(), time.process_time()
         meter.cost.warnings = run()
@@ -153,6 +175,7 @@ def _check(task: dict[str, Any], meter: _Meter) -> Callable[[], list[str]]:
     work_pools.Workers.collect = timed  # type: ignore[method-assign]
     agent = Agent({"prefect_url": task["url"], "skip_proxy": True})
     aggregator.submit_metric = meter.submit_metric
+    meter.watch_state(agent.check)
 
     def run() -> list[str]:
         report = agent.check.run()

@@ -23,12 +23,23 @@ from .api.errors import (
 from .api.prefect import PrefectApi
 from .api.transport import HttpInTime
 from .api.versions import is_supported, lacking
-from .collectors import COLLECTORS, NAMES, Collector, Context, Deployments, FeedCollector, Server, chosen
+from .collectors import (
+    COLLECTORS,
+    NAMES,
+    Collector,
+    Context,
+    Deployments,
+    FeedCollector,
+    ScheduledFlowRuns,
+    Server,
+    chosen,
+)
 from .config.settings import Settings
 from .config_models import ConfigMixin
 from .credentials import secrets_of
 from .diagnostics import STEPS, findings
 from .mirror.inventory import MOST_PREFECT_TAGS
+from .mirror.memory import DOCUMENT as DEPLOYMENTS
 from .output.metrics import NAMESPACE
 from .output.submitter import Sheet, Submitter, VanishedTagSets
 from .state_store import Document, StateStore, remove_stale, take_over
@@ -85,6 +96,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._go_on([collector for collector in self._collectors if collector not in failures])
         self._submitter.submit_zeros(self._api.now())
         self._save_vanished()
+        self._memory.save_if_due(self._api.now())
         self._report()
         if failures and len(failures) == len(self._collectors):
             raise next(iter(failures.values()))
@@ -212,6 +224,8 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         needed = [Deployments] if any(collector.needs_deployments for collector in wanted) else []
         kinds = [kind for kind in COLLECTORS if kind in (*wanted, *needed)]
         self._collectors: list[Collector] = [kind(context) for kind in kinds]
+        self._memory = context.memory
+        self._restore_mirrors(with_planned_runs=ScheduledFlowRuns in kinds)
         # These run because others need them, and submit nothing.
         self._unwanted = {collector for collector in self._collectors if type(collector) not in wanted}
 
@@ -234,7 +248,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             old = f"{self.check_id.rpartition(':')[0]}:{settings.digest_without_name()}_"
             counted = [collector for collector in COLLECTORS if issubclass(collector, FeedCollector)]
             take_over(
-                [VANISHED, *(collector.document_of(settings) for collector in counted)],
+                [VANISHED, DEPLOYMENTS, *(collector.document_of(settings) for collector in counted)],
                 lambda key: str(datadog_agent.read_persistent_cache(old + key)),
                 lambda key, text: datadog_agent.write_persistent_cache(old + key, text),
                 self.read_persistent_cache,
@@ -254,6 +268,13 @@ class PrefectCheck(AgentCheck, ConfigMixin):
                 "Series that disappeared before this start are not reset to 0: their state cannot be read. %s", reason
             )
             return VanishedTagSets()
+
+    def _restore_mirrors(self, with_planned_runs: bool) -> None:
+        try:
+            self._memory.restore(with_planned_runs)
+        except Exception as error:  # the file may contain anything
+            reason = error if type(error) is ValueError else "It is damaged."
+            self.warning("Initial load of deployments starts anew: their stored state cannot be read. %s", reason)
 
     def _save_vanished(self) -> None:
         """Save only what changed: a large server has a megabyte of it."""

@@ -20,7 +20,7 @@ REMEDY = (
 # State older than a week is of no use: Prefect keeps events for a week.
 STALE_SECONDS = 8 * 86400.0
 # The file name begins with the name of the instance, if it has one.
-FILE = re.compile(r".*?([0-9a-f]{16})_(?:flow_runs|task_runs|vanished_tag_sets|events_[0-9a-f]{8})_[01]")
+FILE = re.compile(r".*?([0-9a-f]{16})_(?:flow_runs|task_runs|vanished_tag_sets|deployments|events_[0-9a-f]{8})_[01]")
 
 Document = dict[str, Any]
 Version = tuple[int, Document | None]

@@ -146,7 +146,7 @@ def test_what_happened_while_nobody_looked_for_too_long_is_read_again() -> None:
     watch = learned(parts_of(api).deployments)
     # Without an event that could still be read, and without a change of the deployment itself.
     api.change_unnoticed(status="NOT_READY")
-    api.clock += timedelta(hours=3)
+    api.clock += timedelta(hours=25)
     for _ in range(math.ceil(len(api.deployments_made) / LEARNED_AT_ONCE)):
         watch.look()
     assert {deployment.status for deployment in watch.known.values()} == {"NOT_READY"}
@@ -154,8 +154,8 @@ def test_what_happened_while_nobody_looked_for_too_long_is_read_again() -> None:
 
 def test_one_that_goes_before_it_is_read_again_is_gone() -> None:
     api = many(100)
-    watch = learned(parts_of(api).deployments)
-    api.clock += timedelta(hours=3)
+    watch = learned(parts_of(api, settings_of(initial_load_share=0)).deployments)
+    api.clock += timedelta(hours=25)
     watch.look()
     # It is the last to be read again.
     gone = {"prefect.resource.id": f"prefect.deployment.{api.delete(0)}"}
@@ -168,7 +168,7 @@ def test_one_that_goes_before_it_is_read_again_is_gone() -> None:
 
 def test_as_long_as_new_ones_are_not_read_not_all_are_known() -> None:
     api = many(10)
-    watch = learned(parts_of(api).deployments)
+    watch = learned(parts_of(api, settings_of(initial_load_share=0)).deployments)
     api.deployments_made |= many(CHANGES_AT_ONCE + 200).deployments_made
     # Which is looked for in every other look as long as there are no events.
     watch.look()

@@ -28,6 +28,8 @@ class CheckRun:
         self.has_answered = False
         self.had_news: bool = before.has_news if before is not None else True
         self.has_news: bool = before is None
+        # Spent on reading what is not known yet.
+        self.learning_seconds = 0.0
         self._outcomes: dict[Hashable, Any] = {}
 
     def once(self, read: Callable[..., Value], *arguments: Any) -> Value:

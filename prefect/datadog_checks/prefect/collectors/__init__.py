@@ -45,4 +45,15 @@ def chosen(settings: Settings) -> list[type[Collector]]:
     ]
 
 
-__all__ = ["COLLECTORS", "NAMES", "Collector", "Context", "Deployments", "Events", "FeedCollector", "Server", "chosen"]
+__all__ = [
+    "COLLECTORS",
+    "NAMES",
+    "Collector",
+    "Context",
+    "Deployments",
+    "Events",
+    "FeedCollector",
+    "ScheduledFlowRuns",
+    "Server",
+    "chosen",
+]

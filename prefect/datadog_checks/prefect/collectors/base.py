@@ -17,6 +17,9 @@ from datadog_checks.prefect.counting.event_activity import EventActivity, Reach
 from datadog_checks.prefect.mirror.deployments import KnownDeployments
 from datadog_checks.prefect.mirror.flow_runs import ActiveFlowRuns
 from datadog_checks.prefect.mirror.inventory import Inventory
+from datadog_checks.prefect.mirror.learning_time import LearningTime
+from datadog_checks.prefect.mirror.memory import MirrorMemory
+from datadog_checks.prefect.mirror.planned_runs import PlannedRuns
 from datadog_checks.prefect.mirror.task_runs import UnfinishedTaskRuns
 from datadog_checks.prefect.output.submitter import Sheet
 from datadog_checks.prefect.state_store import StateStore
@@ -35,6 +38,8 @@ class Context:
     active_flow_runs: ActiveFlowRuns
     unfinished_task_runs: UnfinishedTaskRuns
     deployments: KnownDeployments
+    planned_runs: PlannedRuns
+    memory: MirrorMemory
     event_activity: EventActivity
     store: StateStore
     warn: Callable[[str], None]
@@ -53,13 +58,18 @@ class Context:
         """Wire the parts together; tests may bring an `inventory`."""
         inventory = inventory or Inventory(api, settings.filters)
         event_activity = EventActivity(api, Reach(settings.event_lookback, settings.max_catch_up))
+        learning = LearningTime(api, settings.initial_load_share * settings.interval.total_seconds())
+        deployments = KnownDeployments(api, inventory, event_activity, settings.interval, learning)
+        planned_runs = PlannedRuns(api, inventory, learning)
         return cls(
             api,
             settings,
             inventory,
             ActiveFlowRuns(api),
             UnfinishedTaskRuns(api, inventory),
-            KnownDeployments(api, inventory, event_activity, settings.interval),
+            deployments,
+            planned_runs,
+            MirrorMemory(store, inventory, deployments, planned_runs),
             event_activity,
             store,
             warn,

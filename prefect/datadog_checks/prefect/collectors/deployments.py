@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datadog_checks.prefect.mirror.learning_time import Progress
 from datadog_checks.prefect.output.submitter import Sheet
 
-from .base import Collector
+from .base import Collector, Context
 
 
 class Deployments(Collector):
@@ -14,12 +15,21 @@ class Deployments(Collector):
     subject = "deployments"
     owned = ("deployment.is_ready",)
 
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._progress = Progress()
+
     def collect(self, sheet: Sheet) -> None:
         mirrored, inventory = self.context.deployments, self.context.inventory
         mirrored.look()
+        if reason := mirrored.take_discarded():
+            self.context.warn(
+                f"{self.subject}: initial load starts anew, because what was stored before this start is of no use:"
+                f" {reason}"
+            )
         if not mirrored.is_complete:
-            read = f"{len(mirrored.known):,} of {mirrored.total:,}"
-            self.context.warn(f"{self.subject}: initial load, {read} read; the others appear as they are read")
+            progress = self._progress.words(len(mirrored.known), mirrored.total, self.context.now())
+            self.context.warn(f"{self.subject}: initial load, {progress}; the others appear as they are read")
         wanted = inventory.wanted_deployments(mirrored.known).values()
         for deployment, tags in zip(wanted, inventory.tags_of_deployments(wanted), strict=True):
             if deployment.status:

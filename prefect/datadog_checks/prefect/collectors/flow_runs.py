@@ -17,7 +17,7 @@ from datadog_checks.prefect.counting.transitions import (
     transitions_in,
     transitions_of_ended,
 )
-from datadog_checks.prefect.mirror.planned_runs import PlannedRuns
+from datadog_checks.prefect.mirror.learning_time import Progress
 from datadog_checks.prefect.output.submitter import Sheet
 from datadog_checks.prefect.tags import RunTags, Tags
 
@@ -60,7 +60,8 @@ class ScheduledFlowRuns(Collector):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._planned = PlannedRuns(context.api, context.inventory)
+        self._planned = context.planned_runs
+        self._progress = Progress()
 
     def collect(self, sheet: Sheet) -> None:
         inventory, active_flow_runs = self.context.inventory, self.context.active_flow_runs
@@ -68,7 +69,14 @@ class ScheduledFlowRuns(Collector):
         waiting = active_flow_runs.waiting()
         deployments = inventory.wanted_deployments(mirrored.known)
         are_all = mirrored.is_complete and not self.context.settings.filters.restrict_objects
-        self._planned.look(deployments, mirrored.take_changed(), are_all, active_flow_runs.due_by(), waiting)
+        self._planned.look(
+            deployments,
+            mirrored.take_changed(),
+            are_all,
+            active_flow_runs.due_by(),
+            waiting,
+            active_flow_runs.active(),
+        )
         totals = Counter(self._planned.totals())
         tags_by_run = inventory.tags_of_runs(waiting)
         for run in waiting:
@@ -81,9 +89,9 @@ class ScheduledFlowRuns(Collector):
             sheet.withhold_zeros("flow_runs.scheduled")
         if self._planned.unknown:
             known = len(deployments) - self._planned.unknown
+            progress = self._progress.words(known, len(deployments), self.context.now())
             self.context.warn(
-                f"{self.subject}: initial load, those of {known:,} of {len(deployments):,} deployments read; the others"
-                " appear as they are read"
+                f"{self.subject} by deployment: initial load, {progress}; the others appear as they are read"
             )
 
     def _is_counted(self, deployment_id: str | None) -> bool:

@@ -38,6 +38,8 @@ class Settings:
     event_lookback: timedelta
     max_catch_up: timedelta
     interval: timedelta
+    # The part of the interval that the initial load of a large server may take.
+    initial_load_share: float
 
     @classmethod
     def of(cls, config: InstanceConfig) -> Settings:
@@ -66,6 +68,7 @@ class Settings:
             event_lookback=timedelta(seconds=config.event_lookback_seconds or 0),
             max_catch_up=timedelta(seconds=config.max_catch_up_seconds or 0),
             interval=timedelta(seconds=max(0, config.min_collection_interval or 0) or LEAST_BUDGET_SECONDS),
+            initial_load_share=config.initial_load_share or 0.0,
         )
 
     @property

@@ -40,6 +40,10 @@ def instance_event_lookback_seconds():
     return 3600
 
 
+def instance_initial_load_share():
+    return 0.2
+
+
 def instance_kerberos_auth():
     return "disabled"
 

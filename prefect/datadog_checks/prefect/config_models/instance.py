@@ -140,6 +140,7 @@ class InstanceConfig(BaseModel):
     extra_headers: Optional[MappingProxyType[str, Any]] = None
     flow_names: Optional[FlowNames] = None
     headers: Optional[MappingProxyType[str, Any]] = None
+    initial_load_share: Optional[float] = Field(None, ge=0.0, le=0.5)
     kerberos_auth: Optional[Literal["required", "optional", "disabled"]] = None
     kerberos_cache: Optional[str] = None
     kerberos_delegate: Optional[bool] = None

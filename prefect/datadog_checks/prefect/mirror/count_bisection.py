@@ -13,8 +13,8 @@ class CountBisection:
     """Compares the server's counts with the known ones, and halves the parts that differ.
 
     `count` asks the server for the count of these ids; `known` is the expected count. `found` gets each part that
-    differs, as soon as it is a single id or neither count exceeds `small_enough`. `requests` limits the requests; the
-    next bisection goes on where this one stopped.
+    differs, as soon as it is a single id or neither count exceeds `small_enough`; `agrees` gets the others. `requests`
+    limits the requests; the next bisection goes on where this one stopped.
     """
 
     count: Callable[[Sequence[str]], int]
@@ -22,6 +22,7 @@ class CountBisection:
     found: Callable[[Sequence[str]], None]
     small_enough: int
     requests: int
+    agrees: Callable[[Sequence[str]], None] = lambda ids: None
 
     def look_into(self, ids: Sequence[str], start: int = 0) -> int | None:
         """Compare all ids, beginning at this position and wrapping around. Raises `ApiError`.
@@ -41,6 +42,7 @@ class CountBisection:
         """Whether the requests were enough to find all differences."""
         known = self.known(ids)
         if counted == known:
+            self.agrees(ids)
             return True
         if len(ids) == 1 or max(counted, known) <= self.small_enough:
             self.found(ids)

@@ -19,6 +19,7 @@ REMEMBERED = 50_000
 READ_AT_ONCE = 200
 # The most tags `prefect_tag` of a deployment.
 MOST_PREFECT_TAGS = 20
+IS_PAUSED = "is_paused:"
 
 
 class Inventory:
@@ -41,6 +42,7 @@ class Inventory:
         # Deployments with more tags than are sent, by id: all, and those that no warning has named yet.
         self._with_many_tags: FIFOCache[str, None] = FIFOCache(REMEMBERED)
         self._to_report: list[Deployment] = []
+        self._read_by_id: FIFOCache[str, Deployment] = FIFOCache(REMEMBERED)
 
     # Work pools and work queues
 
@@ -114,6 +116,12 @@ class Inventory:
         found, self._to_report = self._to_report, []
         return found
 
+    def take_deployments_read_by_id(self) -> list[Deployment]:
+        """The deployments that were read since the last call because something refers to them, such as a run."""
+        found = list(self._read_by_id.values())
+        self._read_by_id.clear()
+        return found
+
     def wanted_deployments(self, deployments: Mapping[str, Deployment]) -> Mapping[str, Deployment]:
         """Those of the deployments, by id, that the filters include."""
         if not self._filters.restrict_objects:
@@ -134,6 +142,21 @@ class Inventory:
         if not self._wants_deployment(deployment):
             return None
         return self.tags_of_deployments([deployment])[0]
+
+    def tags_of_scheduled_runs(self, deployment_id: str) -> Tags | None:
+        """The tags of runs that the scheduler creates, in their deployment's pool and queue; None if it is unknown."""
+        deployment = self._deployments.get(deployment_id)
+        if deployment is None:
+            return None
+        return tuple(tag for tag in self._tags_of(deployment) if not tag.startswith(IS_PAUSED))
+
+    def flow_name(self, flow_id: str | None) -> str | None:
+        """The name of a flow, if it is known."""
+        return self._flow_names.get(flow_id or "")
+
+    def put_flow_name(self, flow_id: str, name: str) -> None:
+        """Store the name of a flow. Names of flows never change."""
+        self._flow_names[flow_id] = name
 
     def _tags_of(self, deployment: Deployment) -> Tags:
         flow_name = self._flow_names.get(deployment.flow_id or "")
@@ -268,6 +291,7 @@ class Inventory:
             # Each is stored at once, in case there is no time for the next page.
             for deployment in self._api.deployments_by_id(unknown):
                 self.put_deployments([deployment])
+                self._read_by_id[deployment.id] = deployment
             for identity in unknown - self._deployments.keys():
                 self._gone_deployments[identity] = None
 

@@ -4,6 +4,8 @@ The planned runs of a deployment are read once, and their start times are kept. 
 they come due, and a total from the server shows whether the set is still right. If the total differs, the scheduler has
 probably planned more runs for deployments of which one came due: their runs after the last known one are read. If that
 does not explain the difference, bisection by counts finds the deployments that differ, whose runs are read again.
+
+After a restart, what was stored is compared in the same way before it is used.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from datadog_checks.prefect.tags import Tags
 from .count_bisection import CountBisection
 from .flow_runs import WAITING_NAMES
 from .inventory import Inventory
+from .learning_time import LearningTime
 
-# A full page takes the server some 60 ms.
+# A full page takes the server some 60 ms. If there is no time for the initial load, one look reads this many.
 PAGES_AT_ONCE = 7
 RUNS_AT_ONCE = 180  # fewer than a page's 200, since a full page costs a request for the next one
 RUNS_OF_A_DEPLOYMENT = 20  # a guess until some are read
@@ -44,6 +47,7 @@ INSTANT = timedelta(microseconds=1)
 NO_DEPLOYMENT = ""
 
 Times = dict[Tags | None, "array[float]"]
+NO_TIMES: array[float] = array("d")
 
 
 @dataclass
@@ -59,9 +63,16 @@ class _Reading:
 class PlannedRuns:
     """The planned runs by deployment. `look` updates them; the initial load of a large server takes several looks."""
 
-    def __init__(self, api: PrefectApi, inventory: Inventory) -> None:
+    def __init__(self, api: PrefectApi, inventory: Inventory, learning: LearningTime) -> None:
         self._api = api
         self._inventory = inventory
+        self._learning = learning
+        # Stored start times of deployments that are not known again yet; and, of those in `_times`, which have not been
+        # compared with the server since they were restored.
+        self._stored: dict[str, array[float]] = {}
+        self._unverified: set[str] = set()
+        # Increases with each change of `_times`.
+        self.changes = 0
         # Start times in order, by deployment and tags; tags are None for runs that the filters exclude.
         self._times: dict[str, Times] = {}
         self._unread: OrderedDict[str, None] = OrderedDict({NO_DEPLOYMENT: None})
@@ -77,19 +88,20 @@ class PlannedRuns:
 
     def knows(self, deployment_id: str | None) -> bool:
         """Whether the planned runs of this deployment, or of no deployment, have been read."""
-        return (deployment_id or NO_DEPLOYMENT) in self._times
+        identity = deployment_id or NO_DEPLOYMENT
+        return identity in self._times and identity not in self._unverified
 
     @property
     def unknown(self) -> int:
-        """The number of deployments whose planned runs have not been read yet."""
-        return len(self._unread) - (NO_DEPLOYMENT in self._unread)
+        """The number of deployments whose planned runs have not been read, or verified, yet."""
+        return len(self._unread) - (NO_DEPLOYMENT in self._unread) + len(self._unverified)
 
     def totals(self) -> Mapping[Tags, int]:
         """The number of planned runs by tags, as far as they have been read."""
         totals: dict[Tags, int] = {}
-        for times_by_tags in self._times.values():
+        for identity, times_by_tags in self._times.items():
             for tags, times in times_by_tags.items():
-                if tags is not None:
+                if tags is not None and identity not in self._unverified:
                     totals[tags] = totals.get(tags, 0) + len(times)
         return totals
 
@@ -100,24 +112,33 @@ class PlannedRuns:
         are_all: bool,
         due_by: datetime,
         waiting: Collection[FlowRun],
+        active: Collection[FlowRun] = (),
     ) -> None:
         """Update the runs that start later than `due_by`. Raises `ApiError`.
 
         `deployments` has the ids of the known deployments, and `are_all` says whether these are all that exist.
         `changed` has the ids of those that were created, changed or deleted. `waiting` are runs that are counted
-        elsewhere, and part of the server's totals.
+        elsewhere, and part of the server's totals. The deployments of these and of `active` runs are read first.
         """
-        self._pages_left = PAGES_AT_ONCE
+        self._pages_left = 1 if self._learning.is_set else PAGES_AT_ONCE
         self._due_by = due_by
         later = [run for run in waiting if run.next_scheduled_start_time and run.next_scheduled_start_time > due_by]
         self._waiting = Counter(run.deployment_id or NO_DEPLOYMENT for run in later)
+        if self._stored and deployments:
+            self._use_stored(deployments)
         self._forget_past()
         self._note_changes(deployments, changed)
+        for identity in self._unread.keys() & {run.deployment_id for run in (*waiting, *active)}:
+            self._unread.move_to_end(identity, last=False)
         self._looks += 1
         if self._looks % LOOKS_BETWEEN == 0 and not self._to_read_again:
             # The dictionary is ordered by when a deployment was last read.
             self._to_read_again.update(dict.fromkeys(self._first_of(self._times)))
         self._read(self._to_read_again)
+        if self._unverified:
+            # A total covers what is stored only if the runs of all other deployments are known.
+            with suppress(OutOfTime):
+                self._read(self._unread)
         self._verify(are_all)
         self._read(self._to_read_again)
         # No time left for the initial load: what is known stays right, and the next look goes on.
@@ -130,6 +151,7 @@ class PlannedRuns:
             for tags, times in list(times_by_tags.items()):
                 if times and times[0] <= past:
                     del times[: bisect_right(times, past)]
+                    self.changes += 1
                     self._came_due[identity] = None
                     self._came_due.move_to_end(identity)
                 if not times:
@@ -143,27 +165,63 @@ class PlannedRuns:
             if identity not in deployments:
                 for known in (self._times, self._unread, self._to_read_again, self._came_due):
                     known.pop(identity, None)
+                self._unverified.discard(identity)
+                self.changes += 1
             elif identity in self._times:
                 self._to_read_again[identity] = None
         self._unread.update(dict.fromkeys(identity for identity in deployments if identity not in self._times))
+
+    # Stored over restarts
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether all that was stored has been compared with the server."""
+        return not self._stored and not self._unverified
+
+    def to_store(self, deployments: Collection[str], changed: Collection[str]) -> Iterator[tuple[str, array[float]]]:
+        """The start times of these deployments, as far as they are right and have the usual tags.
+
+        `changed` are deployments that the next look will read again.
+        """
+        doubtful = {*changed, *self._to_read_again, *(self._reading.ids if self._reading else ())}
+        for identity, times_by_tags in self._times.items():
+            if identity in deployments and identity not in doubtful and identity not in self._unverified:
+                usual = self._inventory.tags_of_scheduled_runs(identity)
+                if usual is not None and times_by_tags.keys() <= {usual}:
+                    yield identity, times_by_tags.get(usual, NO_TIMES)
+
+    def restore(self, stored: Mapping[str, array[float]]) -> None:
+        """Begin with these start times by deployment, in order. The next look verifies them."""
+        self._stored = dict(stored)
+
+    def _use_stored(self, deployments: Collection[str]) -> None:
+        for identity, times in self._stored.items():
+            usual = self._inventory.tags_of_scheduled_runs(identity)
+            if usual is not None and identity in deployments and identity not in self._times:
+                self._times[identity] = {usual: times} if times else {}
+                self._unverified.add(identity)
+                self._unread.pop(identity, None)
+        self._stored = {}
 
     # Comparing with the server's totals
 
     def _verify(self, are_all: bool) -> None:
         if are_all and not self._unread and not self._to_read_again:
             self._verify_by_total()
-        else:
-            self._verify_by_parts()
+            return
+        self._verify_by_parts()
+        while self._unverified and self._bisect_from and self._learning.is_left():
+            with self._learning.spend():
+                self._verify_by_parts()
 
     def _verify_by_total(self) -> None:
         total = self._api.count_planned(self._due_by + INSTANT)
+        while not self._explains(total) and self._read_on(self._times) and self._learning.is_left():
+            pass
         if self._explains(total):
+            self._unverified.clear()
             return
-        self._read_on(self._times)
-        if self._explains(total):
-            return
-        stopped_at = self._bisection().look_into(sorted(self._times), self._bisect_from)
-        self._bisect_from = stopped_at or 0
+        stopped_at = self._bisect(sorted(self._times))
         if stopped_at is None and not self._to_read_again:
             # Nothing explains the difference. If it is the same in the next look, it is accepted.
             difference = total - self._total_known()
@@ -176,29 +234,32 @@ class PlannedRuns:
         start = self._bisect_from if self._bisect_from < len(ids) else 0
         end = min(start + PARTS_AT_ONCE * MOST_IDS, len(ids))
         parts = [ids[position : min(position + MOST_IDS, end)] for position in range(start, end, MOST_IDS)]
-        differing = {
-            identity: None for part in parts if self._count(part) != self._number_of(part) for identity in part
-        }
+        differing: dict[str, None] = {}
+        for part in parts:
+            if self._count(part) == self._number_of(part):
+                self._unverified.difference_update(part)
+            else:
+                differing.update(dict.fromkeys(part))
         if differing:
             self._read_on(differing)
             if self._bisection().look_into(list(differing)) is not None:
                 return
         self._bisect_from = end if end < len(ids) else 0
 
-    def _read_on(self, among: Collection[str]) -> None:
+    def _read_on(self, among: Collection[str]) -> bool:
         """If deployments of which a run came due differ, read their runs after the last known one.
 
-        The scheduler plans new runs mostly for these.
+        The scheduler plans new runs mostly for these. Returns whether some were read.
         """
         candidates = (identity for identity in reversed(self._came_due) if identity in among and identity)
         due = list(islice(candidates, MOST_IDS))
         if not due or self._count(due) == self._number_of(due):
-            return
+            return False
         for ids, after in self._groups(due):
-            if self._pages_left <= 0:
-                return
-            self._begin_reading(ids, after)
-            self._go_on_reading()
+            if self._may_read():
+                self._begin_reading(ids, after)
+                self._go_on_reading()
+        return True
 
     def _groups(self, ids: Collection[str]) -> Iterator[tuple[list[str], datetime]]:
         """Group deployments whose last known runs are close in time, by about a page of runs to read.
@@ -229,7 +290,18 @@ class PlannedRuns:
             found=lambda ids: self._to_read_again.update(dict.fromkeys(ids)),
             small_enough=FEW,
             requests=MOST_REQUESTS,
+            agrees=self._unverified.difference_update,
         )
+
+    def _bisect(self, ids: Sequence[str]) -> int | None:
+        """Find deployments that differ, and read them again as far as there is time. Returns as `look_into` does."""
+        while True:
+            with self._learning.spend():
+                stopped_at = self._bisection().look_into(ids, self._bisect_from)
+            self._bisect_from = stopped_at or 0
+            if stopped_at is None or not self._learning.is_left():
+                return stopped_at
+            self._read(self._to_read_again)
 
     def _explains(self, total: int) -> bool:
         return total == self._total_known() + self._unexplained
@@ -251,7 +323,7 @@ class PlannedRuns:
     # Reading
 
     def _read(self, queue: Collection[str]) -> None:
-        while self._pages_left > 0:
+        while self._may_read():
             if self._reading is None:
                 if not queue:
                     return
@@ -263,8 +335,12 @@ class PlannedRuns:
         self._reading = _Reading(ids, after, self._api.planned_flow_runs(of, after + INSTANT))
 
     def _go_on_reading(self) -> None:
-        while self._reading is not None and self._pages_left > 0:
-            self._read_page(self._reading)
+        while self._reading is not None and self._may_read():
+            with self._learning.spend():
+                self._read_page(self._reading)
+
+    def _may_read(self) -> bool:
+        return self._pages_left > 0 or self._learning.is_left()
 
     def _first_of(self, queue: Collection[str]) -> list[str]:
         """The first deployments of a queue, as many as have about a page of runs."""
@@ -307,6 +383,8 @@ class PlannedRuns:
             }
             self._unread.pop(identity, None)
             self._to_read_again.pop(identity, None)
+            self._unverified.discard(identity)
+            self.changes += self._times[identity] != before
             if _last(self._times[identity]) > _last(before):
                 # The scheduler has planned new runs for it already.
                 self._came_due.pop(identity, None)
