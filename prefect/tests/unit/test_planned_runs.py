@@ -94,6 +94,13 @@ class Planning(RuleBasedStateMachine):
     def pass_time(self, minutes: int) -> None:
         self.now += minutes * MINUTE
 
+    @rule()
+    def restart(self) -> None:
+        """The Agent restarts, some time after the state was stored."""
+        stored = dict(self.planned.to_store(self.known, ()))
+        self.planned = PlannedRuns(self.server, TagsByIds(), LearningTime(self.server, 0))
+        self.planned.restore(stored)
+
     @rule(are_all=st.booleans())
     def look(self, are_all: bool) -> None:
         self.server.requests.clear()

@@ -12,7 +12,7 @@ from datadog_checks.prefect.config.settings import Settings
 from datadog_checks.prefect.config_models.instance import InstanceConfig
 from datadog_checks.prefect.mirror.inventory import Inventory
 from datadog_checks.prefect.state_store import StateStore
-from datadog_checks.prefect.tags import RunTags
+from datadog_checks.prefect.tags import RunTags, Tags
 
 from .fake_http import URL
 
@@ -35,6 +35,9 @@ class TagsByIds(Inventory):
 
     def tags_of_runs(self, runs: Collection[FlowRun], remember: bool = True) -> dict[str, RunTags | None]:
         return {run.id: RunTags(deployment_id=run.deployment_id) for run in runs}
+
+    def tags_of_scheduled_runs(self, deployment_id: str) -> Tags | None:
+        return RunTags(deployment_id=deployment_id).tags()
 
     def tags_by_run_id(self, run_ids: Collection[str]) -> dict[str, RunTags | None]:
         return {run_id: RunTags(flow_id=run_id) for run_id in run_ids}

@@ -18,13 +18,14 @@ class CheckRun:
 
     `before` is the previous check run. `has_answered`: whether the server, or whatever listens in its place, has
     responded. `has_news`: whether new events were read. `had_news`: the same for the previous check run, and True if
-    there was none.
+    there was none. `number` counts the check runs.
     """
 
     def __init__(self, time: TimeBudget, clock: ServerClock, before: CheckRun | None = None) -> None:
         self.time = time
         self.clock = clock
         self.oddities: Oddities = Oddities(before=before.oddities if before is not None else None)
+        self.number: int = before.number + 1 if before is not None else 0
         self.has_answered = False
         self.had_news: bool = before.has_news if before is not None else True
         self.has_news: bool = before is None

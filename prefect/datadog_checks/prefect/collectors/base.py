@@ -13,7 +13,7 @@ from datadog_checks.prefect.api.errors import ApiError
 from datadog_checks.prefect.api.models import ApiModel
 from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.config.settings import Settings
-from datadog_checks.prefect.counting.event_activity import EventActivity, Reach
+from datadog_checks.prefect.counting.event_activity import TASK_RUNS, EventActivity, Reach
 from datadog_checks.prefect.mirror.deployments import KnownDeployments
 from datadog_checks.prefect.mirror.flow_runs import ActiveFlowRuns
 from datadog_checks.prefect.mirror.inventory import Inventory
@@ -59,14 +59,17 @@ class Context:
         inventory = inventory or Inventory(api, settings.filters)
         event_activity = EventActivity(api, Reach(settings.event_lookback, settings.max_catch_up))
         learning = LearningTime(api, settings.initial_load_share * settings.interval.total_seconds())
+        active_flow_runs = ActiveFlowRuns(api)
         deployments = KnownDeployments(api, inventory, event_activity, settings.interval, learning)
         planned_runs = PlannedRuns(api, inventory, learning)
         return cls(
             api,
             settings,
             inventory,
-            ActiveFlowRuns(api),
-            UnfinishedTaskRuns(api, inventory),
+            active_flow_runs,
+            UnfinishedTaskRuns(
+                api, inventory, lambda: event_activity.is_turn_of(TASK_RUNS) or not active_flow_runs.is_idle()
+            ),
             deployments,
             planned_runs,
             MirrorMemory(store, inventory, deployments, planned_runs),

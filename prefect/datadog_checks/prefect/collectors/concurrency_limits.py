@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from datadog_checks.prefect.api.models import ConcurrencyLimit
+from datadog_checks.prefect.counting.event_activity import CONCURRENCY_LIMITS
 from datadog_checks.prefect.output.submitter import Sheet
 from datadog_checks.prefect.tags import tag_set
 
-from .base import Collector
+from .base import Collector, Context
 
 TAG_PREFIX = "tag:"
 DEPLOYMENT_PREFIX = "deployment:"
@@ -26,8 +27,16 @@ class ConcurrencyLimits(Collector):
         "concurrency_limit.is_active",
     )
 
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._found_some = True
+
     def collect(self, sheet: Sheet) -> None:
-        for limit_type, limit in self._limits():
+        if not self._found_some and not self.context.event_activity.is_turn_of(CONCURRENCY_LIMITS):
+            return
+        limits = list(self._limits())
+        self._found_some = bool(limits)
+        for limit_type, limit in limits:
             tags = tag_set(
                 concurrency_limit_id=limit.id,
                 concurrency_limit_name=limit.name,

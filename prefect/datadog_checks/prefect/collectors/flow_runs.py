@@ -9,6 +9,7 @@ from typing import Any
 from datadog_checks.prefect.api.errors import OutOfTime, RequestFailed
 from datadog_checks.prefect.api.models import Event, FlowRun, State
 from datadog_checks.prefect.config.settings import Settings
+from datadog_checks.prefect.counting.event_activity import PLANNED_RUNS
 from datadog_checks.prefect.counting.transitions import (
     Transition,
     flow_run_outcome,
@@ -76,6 +77,7 @@ class ScheduledFlowRuns(Collector):
             active_flow_runs.due_by(),
             waiting,
             active_flow_runs.active(),
+            self.context.event_activity.is_turn_of(PLANNED_RUNS),
         )
         totals = Counter(self._planned.totals())
         tags_by_run = inventory.tags_of_runs(waiting)

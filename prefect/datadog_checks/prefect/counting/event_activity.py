@@ -14,14 +14,24 @@ READINESS = frozenset(
     for status in ("ready", "not-ready")
 )
 DEPLOYMENT_DELETED = "prefect.deployment.deleted"
-# Everything that a feed reads, unless the instance selects events by name.
+# Everything that a feed reads, unless the instance selects events by name, and changes of deployments.
 CRITERIA = {
     "event": {
-        "prefix": ["prefect.flow-run.", "prefect.task-run.", *sorted(READINESS), DEPLOYMENT_DELETED],
+        "prefix": ["prefect.flow-run.", "prefect.task-run.", "prefect.deployment.", *sorted(READINESS)],
         "exclude_prefix": ["prefect.flow-run.heartbeat"],
     }
 }
 HOUR = timedelta(hours=1)
+# What can change without an event. While there are no events, each check run asks for one of these, in turn. The
+# scheduler plans runs without events on all servers; deployments change without events only on servers before 3.6.29.
+PLANNED_RUNS, NEWEST_DEPLOYMENTS, DEPLOYMENTS = "planned runs", "newest deployments", "deployments"
+CONCURRENCY_LIMITS, TASK_RUNS = "concurrency limits", "task runs"
+TURNS = (
+    *(PLANNED_RUNS, NEWEST_DEPLOYMENTS),
+    *(PLANNED_RUNS, CONCURRENCY_LIMITS),
+    *(PLANNED_RUNS, DEPLOYMENTS),
+    *(PLANNED_RUNS, TASK_RUNS),
+)
 
 # The time from which events were counted, and their number.
 EventTotal = tuple[datetime, int]
@@ -53,6 +63,9 @@ class EventActivity:
         self.reach = reach
         # Longer than any feed looks back.
         self._span = reach.lookback + reach.catch_up
+        # As of this check run and the one before.
+        self._total: EventTotal | None = None
+        self._total_before: EventTotal | None = None
 
     def note_news(self) -> None:
         self._api.run.has_news = True
@@ -61,7 +74,17 @@ class EventActivity:
         """The total in this check run; None if it was not requested, or the request failed."""
         return self._api.run.once(self._read)
 
+    def is_turn_of(self, subject: str) -> bool:
+        """Whether this check run should ask for one of `TURNS`: always, unless there were no events since the last."""
+        total = self.total()
+        is_quiet = total is not None and total == self._total_before
+        return not is_quiet or TURNS[self._api.run.number % len(TURNS)] == subject
+
     def _read(self) -> EventTotal | None:
+        self._total_before, self._total = self._total, self._count()
+        return self._total
+
+    def _count(self) -> EventTotal | None:
         # Old events that the server deletes must not hide new ones.
         if self._api.run.had_news or self._span + HOUR > EVENTS_KEPT / 2:
             return None

@@ -18,7 +18,13 @@ from datadog_checks.prefect.api.errors import OutOfTime
 from datadog_checks.prefect.api.models import EARLIEST, Deployment, Event
 from datadog_checks.prefect.api.paging import is_uuid
 from datadog_checks.prefect.api.prefect import PrefectApi
-from datadog_checks.prefect.counting.event_activity import DEPLOYMENT_DELETED, EventActivity, Reach
+from datadog_checks.prefect.counting.event_activity import (
+    DEPLOYMENT_DELETED,
+    DEPLOYMENTS,
+    NEWEST_DEPLOYMENTS,
+    EventActivity,
+    Reach,
+)
 from datadog_checks.prefect.counting.event_feed import EventFeed, aware_moment
 from datadog_checks.prefect.state_store import Document
 from datadog_checks.prefect.tags import resource_kind_and_id
@@ -61,6 +67,7 @@ class KnownDeployments:
         self._api = api
         self._inventory = inventory
         self._event_activity = event_activity
+        self._is_turn_of = event_activity.is_turn_of
         self._interval = interval
         self._learning = learning
         self._feed = self._new_feed(None)
@@ -126,11 +133,11 @@ class KnownDeployments:
         was_complete, self._has_looked = self.is_complete, False
         self._looks += 1
         is_quiet = self._read_events() and was_complete
-        # While nothing happens, looks alternate between the newest changes and the total, which saves a request.
-        if (self._known or not self.is_loaded) and not (is_quiet and self._looks % 2):
+        # While nothing happens, only one is requested now and then.
+        if (self._known or not self.is_loaded) and not (is_quiet and not self._is_turn_of(NEWEST_DEPLOYMENTS)):
             self._read_newest()
         self._take_referenced()
-        has_total = not (is_quiet and self._known and self._looks % 2 == 0)
+        has_total = not (is_quiet and not self._is_turn_of(DEPLOYMENTS))
         if has_total:
             self.total = self._api.count_deployments()
         self._follow_queues()
@@ -333,11 +340,12 @@ class KnownDeployments:
         self._bisect_from = bisection.look_into(sorted(self._known), self._bisect_from) or 0
 
     def _drop(self, ids: Collection[str]) -> None:
+        not_known = max(0, self.total - len(self._known) - self._unreadable)
         for identity in ids:
             del self._known[identity], self._status_since[identity]
             self._doubtful.pop(identity, None)
         # The total may have been read before they were deleted.
-        self.total = max(len(self._known) + self._unreadable, self.total - len(ids))
+        self.total = min(self.total, len(self._known) + self._unreadable + not_known)
         self._changed.update(ids)
         self.changes += len(ids)
 
@@ -367,7 +375,7 @@ class KnownDeployments:
         Raises `ValueError`, `KeyError` or `TypeError` if the document is damaged.
         """
         offset = document["offset"]
-        self._feed = self._new_feed(document["feed"])
+        self._feed = self._new_feed(dict(document["feed"]))
         self._changed_until = aware_moment(document["changed_until"])
         self._offset = None if offset is None else int(offset)
         self._passes = int(offset is None)

@@ -113,12 +113,14 @@ class PlannedRuns:
         due_by: datetime,
         waiting: Collection[FlowRun],
         active: Collection[FlowRun] = (),
+        may_differ: bool = True,
     ) -> None:
         """Update the runs that start later than `due_by`. Raises `ApiError`.
 
         `deployments` has the ids of the known deployments, and `are_all` says whether these are all that exist.
         `changed` has the ids of those that were created, changed or deleted. `waiting` are runs that are counted
         elsewhere, and part of the server's totals. The deployments of these and of `active` runs are read first.
+        `may_differ` tells whether to compare with the server's total although nothing shows a difference.
         """
         self._pages_left = 1 if self._learning.is_set else PAGES_AT_ONCE
         self._due_by = due_by
@@ -126,7 +128,7 @@ class PlannedRuns:
         self._waiting = Counter(run.deployment_id or NO_DEPLOYMENT for run in later)
         if self._stored and deployments:
             self._use_stored(deployments)
-        self._forget_past()
+        may_differ |= self._forget_past() or bool(self.unknown or self._to_read_again or self._difference)
         self._note_changes(deployments, changed)
         for identity in self._unread.keys() & {run.deployment_id for run in (*waiting, *active)}:
             self._unread.move_to_end(identity, last=False)
@@ -139,14 +141,16 @@ class PlannedRuns:
             # A total covers what is stored only if the runs of all other deployments are known.
             with suppress(OutOfTime):
                 self._read(self._unread)
-        self._verify(are_all)
+        if may_differ or self.unknown or changed or not are_all:
+            self._verify(are_all)
         self._read(self._to_read_again)
         # No time left for the initial load: what is known stays right, and the next look goes on.
         with suppress(OutOfTime):
             self._read(self._unread)
 
-    def _forget_past(self) -> None:
-        past = self._due_by.timestamp()
+    def _forget_past(self) -> bool:
+        """Forget the runs that came due. Returns whether there were any."""
+        past, changes = self._due_by.timestamp(), self.changes
         for identity, times_by_tags in self._times.items():
             for tags, times in list(times_by_tags.items()):
                 if times and times[0] <= past:
@@ -156,6 +160,7 @@ class PlannedRuns:
                     self._came_due.move_to_end(identity)
                 if not times:
                     del times_by_tags[tags]
+        return self.changes != changes
 
     def _note_changes(self, deployments: Collection[str], changed: Collection[str]) -> None:
         if self._reading is not None and not set(changed).isdisjoint(self._reading.ids):

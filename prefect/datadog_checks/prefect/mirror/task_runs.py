@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right, insort
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from datadog_checks.prefect.api.errors import ApiError
@@ -73,11 +73,15 @@ class Population:
 
 
 class UnfinishedTaskRuns:
-    """The unfinished task runs, read once in a check run. All methods raise `ApiError`."""
+    """The unfinished task runs, read once in a check run. All methods raise `ApiError`.
 
-    def __init__(self, api: PrefectApi, inventory: Inventory) -> None:
+    If there were none, they are read if `may_be_some`.
+    """
+
+    def __init__(self, api: PrefectApi, inventory: Inventory, may_be_some: Callable[[], bool] = lambda: True) -> None:
         self._api = api
         self._inventory = inventory
+        self._may_be_some = may_be_some
         self._known = Population()
         self._fresh: list[TaskRun] = []
         self._looks = 0
@@ -102,6 +106,8 @@ class UnfinishedTaskRuns:
         self._looks += 1
         self._requests_left = MOST_REQUESTS
         self._fresh = []
+        if self._has_passed and not self._known.totals() and not self._may_be_some():
+            return True
         young_since = self._api.now() - YOUNG
         oldest = LATEST
         for page in self._api.unfinished_task_runs(UNFINISHED_TYPES):
