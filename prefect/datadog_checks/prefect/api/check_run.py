@@ -17,8 +17,8 @@ class CheckRun:
     """The time budget, the server's clock, what was read already, and what was odd in it.
 
     `before` is the previous check run. `has_answered`: whether the server, or whatever listens in its place, has
-    responded. `has_news`: whether new events were read. `had_news`: the same for the previous check run, and True if
-    there was none. `number` counts the check runs.
+    responded. `has_news`: whether new events were read. `had_news`: the same for the previous check run.
+    `number` counts the check runs.
     """
 
     def __init__(self, time: TimeBudget, clock: ServerClock, before: CheckRun | None = None) -> None:
@@ -27,8 +27,8 @@ class CheckRun:
         self.oddities: Oddities = Oddities(before=before.oddities if before is not None else None)
         self.number: int = before.number + 1 if before is not None else 0
         self.has_answered = False
-        self.had_news: bool = before.has_news if before is not None else True
-        self.has_news: bool = before is None
+        self.had_news: bool = before is not None and before.has_news
+        self.has_news: bool = False
         # Spent on reading what is not known yet.
         self.learning_seconds = 0.0
         self._outcomes: dict[Hashable, Any] = {}

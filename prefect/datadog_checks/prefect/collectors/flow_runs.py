@@ -70,7 +70,7 @@ class ScheduledFlowRuns(Collector):
         waiting = active_flow_runs.waiting()
         deployments = inventory.wanted_deployments(mirrored.known)
         are_all = mirrored.is_complete and not self.context.settings.filters.restrict_objects
-        self._planned.look(
+        has_differed = self._planned.look(
             deployments,
             mirrored.take_changed(),
             are_all,
@@ -79,6 +79,8 @@ class ScheduledFlowRuns(Collector):
             active_flow_runs.active(),
             self.context.event_activity.is_turn_of(PLANNED_RUNS),
         )
+        if has_differed:
+            self.context.event_activity.note_change()
         totals = Counter(self._planned.totals())
         tags_by_run = inventory.tags_of_runs(waiting)
         for run in waiting:

@@ -22,16 +22,19 @@ CRITERIA = {
     }
 }
 HOUR = timedelta(hours=1)
-# What can change without an event. While there are no events, each check run asks for one of these, in turn. The
-# scheduler plans runs without events on all servers; deployments change without events only on servers before 3.6.29.
-PLANNED_RUNS, NEWEST_DEPLOYMENTS, DEPLOYMENTS = "planned runs", "newest deployments", "deployments"
-CONCURRENCY_LIMITS, TASK_RUNS = "concurrency limits", "task runs"
-TURNS = (
-    *(PLANNED_RUNS, NEWEST_DEPLOYMENTS),
-    *(PLANNED_RUNS, CONCURRENCY_LIMITS),
-    *(PLANNED_RUNS, DEPLOYMENTS),
-    *(PLANNED_RUNS, TASK_RUNS),
-)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """While there are no events, one in `every` check runs asks for something that can change without one."""
+
+    every: int
+    place: int
+
+
+# The scheduler plans runs, and deployments are paused, without events.
+PLANNED_RUNS, NEWEST_DEPLOYMENTS = Turn(2, 0), Turn(2, 1)
+NUMBER_OF_DEPLOYMENTS, CONCURRENCY_LIMITS, TASK_RUNS = Turn(8, 7), Turn(8, 7), Turn(8, 0)
 
 # The time from which events were counted, and their number.
 EventTotal = tuple[datetime, int]
@@ -63,6 +66,7 @@ class EventActivity:
         self.reach = reach
         # Longer than any feed looks back.
         self._span = reach.lookback + reach.catch_up
+        self._changes_until = 0
         # As of this check run and the one before.
         self._total: EventTotal | None = None
         self._total_before: EventTotal | None = None
@@ -74,11 +78,15 @@ class EventActivity:
         """The total in this check run; None if it was not requested, or the request failed."""
         return self._api.run.once(self._read)
 
-    def is_turn_of(self, subject: str) -> bool:
-        """Whether this check run should ask for one of `TURNS`: always, unless there were no events since the last."""
-        total = self.total()
-        is_quiet = total is not None and total == self._total_before
-        return not is_quiet or TURNS[self._api.run.number % len(TURNS)] == subject
+    def is_turn_of(self, turn: Turn) -> bool:
+        """Whether it is time to ask for this: always, unless nothing has happened since the last check run."""
+        total, number = self.total(), self._api.run.number
+        is_quiet = total is not None and total == self._total_before and number > self._changes_until
+        return not is_quiet or number % turn.every == turn.place
+
+    def note_change(self) -> None:
+        """Something has changed without an event. In the next check run, it is time to ask for everything."""
+        self._changes_until = self._api.run.number + 1
 
     def _read(self) -> EventTotal | None:
         self._total_before, self._total = self._total, self._count()

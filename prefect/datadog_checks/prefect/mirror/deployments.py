@@ -20,8 +20,8 @@ from datadog_checks.prefect.api.paging import is_uuid
 from datadog_checks.prefect.api.prefect import PrefectApi
 from datadog_checks.prefect.counting.event_activity import (
     DEPLOYMENT_DELETED,
-    DEPLOYMENTS,
     NEWEST_DEPLOYMENTS,
+    NUMBER_OF_DEPLOYMENTS,
     EventActivity,
     Reach,
 )
@@ -137,7 +137,7 @@ class KnownDeployments:
         if (self._known or not self.is_loaded) and not (is_quiet and not self._is_turn_of(NEWEST_DEPLOYMENTS)):
             self._read_newest()
         self._take_referenced()
-        has_total = not (is_quiet and not self._is_turn_of(DEPLOYMENTS))
+        has_total = not (is_quiet and not self._is_turn_of(NUMBER_OF_DEPLOYMENTS))
         if has_total:
             self.total = self._api.count_deployments()
         self._follow_queues()

@@ -81,6 +81,8 @@ class PlannedRuns:
         self._pages_left = 0
         self._came_due: OrderedDict[str, None] = OrderedDict()
         self._waiting: Counter[str] = Counter()
+        # Whether a total of the server was another one than expected in the last look.
+        self._has_differed = False
         self._due_by = EARLIEST
         self._looks = 0
         self._bisect_from = 0
@@ -114,8 +116,8 @@ class PlannedRuns:
         waiting: Collection[FlowRun],
         active: Collection[FlowRun] = (),
         may_differ: bool = True,
-    ) -> None:
-        """Update the runs that start later than `due_by`. Raises `ApiError`.
+    ) -> bool:
+        """Update the runs that start later than `due_by`. Returns whether others changed too. Raises `ApiError`.
 
         `deployments` has the ids of the known deployments, and `are_all` says whether these are all that exist.
         `changed` has the ids of those that were created, changed or deleted. `waiting` are runs that are counted
@@ -133,6 +135,7 @@ class PlannedRuns:
         for identity in self._unread.keys() & {run.deployment_id for run in (*waiting, *active)}:
             self._unread.move_to_end(identity, last=False)
         self._looks += 1
+        self._has_differed = False
         if self._looks % LOOKS_BETWEEN == 0 and not self._to_read_again:
             # The dictionary is ordered by when a deployment was last read.
             self._to_read_again.update(dict.fromkeys(self._first_of(self._times)))
@@ -147,6 +150,7 @@ class PlannedRuns:
         # No time left for the initial load: what is known stays right, and the next look goes on.
         with suppress(OutOfTime):
             self._read(self._unread)
+        return self._has_differed
 
     def _forget_past(self) -> bool:
         """Forget the runs that came due. Returns whether there were any."""
@@ -221,6 +225,7 @@ class PlannedRuns:
 
     def _verify_by_total(self) -> None:
         total = self._api.count_planned(self._due_by + INSTANT)
+        self._has_differed = not self._explains(total)
         while not self._explains(total) and self._read_on(self._times) and self._learning.is_left():
             pass
         if self._explains(total):
