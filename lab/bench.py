@@ -1,7 +1,8 @@
 """`make bench`: what a check run costs on large servers, beside reading everything as published integrations do.
 
 `SIZES` are numbers of deployments (1000,10000), each with 20 planned runs; `RUNS` is how many check runs are measured
-in steady state (12). Seconds are this machine's; ratios within one run of this program are what counts.
+in steady state (12), and `STORM` how many with many events (40). Seconds are this machine's; ratios within one run of
+this program are what counts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .command import INTERRUPTED, INTERRUPTED_CODE, begin_command
 from .errors import LabError
 from .filling import Size, fill
 from .metered import Cost, Metered
-from .prefect_api import PrefectApi, iso
+from .prefect_api import PrefectApi, iso, run_state
 from .server import FAST_EVENTS, PrefectServer
 from .slow_network import SlowNetwork
 from .task_run import ClientTaskRun
@@ -34,8 +35,14 @@ TICK_SECONDS = 15.0
 BASELINE_RUNS = 2
 POOL = "bench"
 MOST_LEARNING_RUNS = 250
-EVENTS = 2_000
-EVENT_RUNS = 5
+# Check runs after a restart in which all must be known, and after changes meanwhile.
+RESTART_RUNS, CHANGED_RUNS = 3, 6
+CHANGED_SHARE = 100
+INTERVAL_SECONDS = 15.0
+EVENTS = 1_500
+DEFAULT_STORM = 40
+# The first and the last of a storm that are compared.
+ENDS_OF_STORM = 10
 LOOKBACK = timedelta(hours=1)
 EVENTS_AT_ONCE = 100
 EVENTS_IN_A_PAGE = 50
@@ -49,6 +56,7 @@ COLUMNS = (
     ("server CPU s", lambda cost: cost.server_cpu, "{:.3f}"),
     ("client CPU s", lambda cost: cost.client_cpu, "{:.3f}"),
     ("MiB", lambda cost: cost.memory, "{:.0f}"),
+    ("kB stored", lambda cost: cost.stored / 1000, "{:,.1f}"),
 )  # type: tuple[tuple[str, Callable[[Cost], float], str], ...]
 
 
@@ -75,7 +83,7 @@ def _bench(environment: Mapping[str, str]) -> None:
     for size in sizes:
         smaller = _bench_size(size, runs, idle, smaller)
     _bench_workers()
-    _bench_events()
+    _bench_events(int(environment.get("STORM") or DEFAULT_STORM))
 
 
 def _bench_idle(runs: int) -> Cost:
@@ -86,7 +94,7 @@ def _bench_idle(runs: int) -> Cost:
         with Metered({"url": server.api_url}, server.pid) as check:
             costs = [check.run() for _ in range(runs + 4)][4:]
         _print_table("An idle server, with a pool and a deployment", {"check run": costs})
-        _goal("requests", _median(costs).requests, 11)
+        _goal("requests", _median(costs).requests, 8)
         _goal("kB", _median(costs).sent_and_received / 1000, 20)
         return _median(costs)
 
@@ -104,11 +112,28 @@ def _bench_size(size: Size, runs: int, idle: Cost, smaller: Cost | None) -> Cost
         with Metered({"url": server.api_url}, server.pid) as check:
             learning = _learn(check)
             steady = _steady(check, api, runs)
-        truth = api.post("flow_runs/count", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
-    rows = {"check run, steady": steady, "check run, learning": learning}
+            truth = _planned(api)
+            check.restart()
+            restarted = [check.run() for _ in range(RESTART_RUNS)]
+            known_again = _first_exact(restarted, api)
+            check.restart()
+            _change(api, size.deployments // CHANGED_SHARE)
+            after_changes = [check.run() for _ in range(CHANGED_RUNS)]
+            exact_again = _first_exact(after_changes, api)
+    rows = {"check run, steady": steady, "check run, learning": learning, "after a restart": restarted}
+    rows["after changes"] = after_changes
     _print_table(str(size), {"reading everything": baseline, **rows} if baseline else rows)
     seen = steady[-1].gauges["prefect.server.flow_runs.scheduled"]
     print(f"  all known after {len(learning)} check runs; scheduled in the last: {seen:,.0f}, by the server {truth:,}")
+    print(f"  after a restart, all is known in check run {known_again}, with 1 percent changed in {exact_again}")
+    _goal("check runs of the initial load", len(learning), 60)
+    _goal("seconds of the longest", max(cost.wall for cost in learning), 5)
+    cpu = statistics.mean(cost.server_cpu for cost in learning) / INTERVAL_SECONDS
+    _goal("of the interval, the server's CPU on average", cpu, 1 / 4)
+    _goal("check runs after a restart", known_again, RESTART_RUNS)
+    _goal("requests in the first three", sum(cost.requests for cost in restarted), 40)
+    _goal("check runs after a restart and changes", exact_again, CHANGED_RUNS)
+    _goal("MB stored", max(cost.stored for cost in [*learning, *steady, *restarted]) / 1e6, 1)
     usual, worst = _median(steady), _worst([*steady, *learning])
     if baseline:
         all_of_it = _median(baseline)
@@ -131,6 +156,34 @@ def _learn(check: Metered) -> list[Cost]:
         if not costs[-1].warnings:
             return costs
     raise LabError(f"After {MOST_LEARNING_RUNS} check runs: {costs[-1].warnings}")
+
+
+def _planned(api: PrefectApi) -> int:
+    return int(api.post("flow_runs/count", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}))
+
+
+def _first_exact(costs: Sequence[Cost], api: PrefectApi) -> float:
+    """The first of these check runs, from 1, in which as much is known as the server has now; infinite if none."""
+    truth = api.post("deployments/count", {}), _planned(api)
+    for number, cost in enumerate(costs, 1):
+        planned = cost.gauges.get("prefect.server.flow_runs.scheduled")
+        if (cost.series.get("prefect.server.deployment.is_ready"), planned) == truth and not cost.warnings:
+            return number
+    return float("inf")
+
+
+def _change(api: PrefectApi, number: int) -> None:
+    """Pause, delete, create and plan, each for a fourth of so many deployments."""
+    part = max(1, number // 4)
+    found = api.post("deployments/filter", {"limit": 3 * part, "offset": RUNS_A_TICK})
+    tomorrow = run_state("SCHEDULED", scheduled_time=datetime.now(UTC) + timedelta(days=1))
+    for deployment in found[:part]:
+        api.pause_deployment(deployment["id"])
+    for deployment in found[part : 2 * part]:
+        api.delete_deployment(deployment["id"])
+    for place, deployment in enumerate(found[2 * part :]):
+        api.create_deployment_run(deployment["id"], tomorrow)
+        api.create_deployment(f"new-{place}", deployment["flow_id"], POOL, "default")
 
 
 def _steady(check: Metered, api: PrefectApi, runs: int) -> list[Cost]:
@@ -176,22 +229,28 @@ def _bench_workers() -> None:
                 _goal(f"side by side, {name}", seconds[0] / seconds[1], 1 / 3)
 
 
-def _bench_events() -> None:
-    print(f"\nSending {EVENTS:,} events of task runs ...", flush=True)
+def _bench_events(runs: int) -> None:
+    print(f"\nSending {EVENTS:,} events of task runs before each of {runs} check runs ...", flush=True)
     with PrefectServer(env=FAST_EVENTS) as server:
         api = PrefectApi(server.api_url)
         flow_run = api.create_flow_run(api.create_flow("mapped")["id"])["id"]
-        ratios = []
+        ratios, costs = [], []
         with Metered({"url": server.api_url}, server.pid) as check:
             check.run()
-            for _ in range(EVENT_RUNS):
+            for _ in range(runs):
                 _send_events(api, flow_run)
                 pages_before = _read_pages(server.api_url)
-                check_seconds = check.run().wall
+                costs.append(check.run())
                 pages_seconds = (pages_before + _read_pages(server.api_url)) / 2
-                ratios.append(check_seconds / pages_seconds)
-                print(f"Events: check run {check_seconds:.3f} s, their pages {pages_seconds:.3f} s", flush=True)
-        _goal("of what the server takes for the pages", statistics.median(ratios), 1.5)
+                ratios.append(costs[-1].wall / pages_seconds)
+                print(f"Events: check run {costs[-1].wall:.3f} s, their pages {pages_seconds:.3f} s", flush=True)
+        _print_table(f"{EVENTS:,} events before each", {"check run": costs})
+        _goal("of what the server takes for the pages", statistics.median(ratios), 1.3)
+        first, last = ratios[:ENDS_OF_STORM], ratios[-ENDS_OF_STORM:]
+        _goal("the last ones, of the first ones", statistics.median(last) / statistics.median(first), 1.2)
+        memory = [cost.memory for cost in costs[len(costs) // 4 :]]
+        _goal("MiB more at the end than after a quarter", memory[-1] - memory[0], 10)
+        _goal("MB stored", max(cost.stored for cost in costs) / 1e6, 1)
 
 
 def _send_events(api: PrefectApi, flow_run: str) -> None:
@@ -258,6 +317,7 @@ def _of(costs: Sequence[Cost], choose: Callable[[list[float]], float]) -> Cost:
         requests=choose([cost.requests for cost in costs]),
         sent_and_received=choose([cost.sent_and_received for cost in costs]),
         memory=choose([cost.memory for cost in costs]),
+        stored=choose([cost.stored for cost in costs]),
     )
 
 

@@ -11,7 +11,6 @@ After a restart, what was stored is compared in the same way before it is used.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +28,7 @@ from .count_bisection import CountBisection
 from .flow_runs import WAITING_NAMES
 from .inventory import Inventory
 from .learning_time import LearningTime
+from .start_times import StartTimes
 
 # A full page takes the server some 60 ms. If there is no time for the initial load, one look reads this many.
 PAGES_AT_ONCE = 7
@@ -46,7 +46,6 @@ INSTANT = timedelta(microseconds=1)
 # Stands for a deployment's id in runs without a deployment.
 NO_DEPLOYMENT = ""
 
-Times = dict[Tags | None, "array[float]"]
 NO_TIMES: array[float] = array("d")
 
 
@@ -71,10 +70,7 @@ class PlannedRuns:
         # compared with the server since they were restored.
         self._stored: dict[str, array[float]] = {}
         self._unverified: set[str] = set()
-        # Increases with each change of `_times`.
-        self.changes = 0
-        # Start times in order, by deployment and tags; tags are None for runs that the filters exclude.
-        self._times: dict[str, Times] = {}
+        self._times = StartTimes()
         self._unread: OrderedDict[str, None] = OrderedDict({NO_DEPLOYMENT: None})
         self._to_read_again: OrderedDict[str, None] = OrderedDict()
         self._reading: _Reading | None = None
@@ -100,12 +96,12 @@ class PlannedRuns:
 
     def totals(self) -> Mapping[Tags, int]:
         """The number of planned runs by tags, as far as they have been read."""
-        totals: dict[Tags, int] = {}
-        for identity, times_by_tags in self._times.items():
-            for tags, times in times_by_tags.items():
-                if tags is not None and identity not in self._unverified:
-                    totals[tags] = totals.get(tags, 0) + len(times)
-        return totals
+        return self._times.totals(without=self._unverified)
+
+    @property
+    def changes(self) -> int:
+        """Increases with each change of what is known."""
+        return self._times.changes
 
     def look(
         self,
@@ -137,7 +133,7 @@ class PlannedRuns:
         self._looks += 1
         self._has_differed = False
         if self._looks % LOOKS_BETWEEN == 0 and not self._to_read_again:
-            # The dictionary is ordered by when a deployment was last read.
+            # Those that were read the longest ago.
             self._to_read_again.update(dict.fromkeys(self._first_of(self._times)))
         self._read(self._to_read_again)
         if self._unverified:
@@ -154,17 +150,11 @@ class PlannedRuns:
 
     def _forget_past(self) -> bool:
         """Forget the runs that came due. Returns whether there were any."""
-        past, changes = self._due_by.timestamp(), self.changes
-        for identity, times_by_tags in self._times.items():
-            for tags, times in list(times_by_tags.items()):
-                if times and times[0] <= past:
-                    del times[: bisect_right(times, past)]
-                    self.changes += 1
-                    self._came_due[identity] = None
-                    self._came_due.move_to_end(identity)
-                if not times:
-                    del times_by_tags[tags]
-        return self.changes != changes
+        came_due = self._times.forget_until(self._due_by.timestamp())
+        for identity in came_due:
+            self._came_due[identity] = None
+            self._came_due.move_to_end(identity)
+        return bool(came_due)
 
     def _note_changes(self, deployments: Collection[str], changed: Collection[str]) -> None:
         if self._reading is not None and not set(changed).isdisjoint(self._reading.ids):
@@ -172,10 +162,10 @@ class PlannedRuns:
             self._reading = None
         for identity in changed:
             if identity not in deployments:
-                for known in (self._times, self._unread, self._to_read_again, self._came_due):
+                for known in (self._unread, self._to_read_again, self._came_due):
                     known.pop(identity, None)
+                self._times.remove(identity)
                 self._unverified.discard(identity)
-                self.changes += 1
             elif identity in self._times:
                 self._to_read_again[identity] = None
         self._unread.update(dict.fromkeys(identity for identity in deployments if identity not in self._times))
@@ -204,13 +194,16 @@ class PlannedRuns:
         self._stored = dict(stored)
 
     def _use_stored(self, deployments: Collection[str]) -> None:
+        changes = self._times.changes
         for identity, times in self._stored.items():
             usual = self._inventory.tags_of_scheduled_runs(identity)
             if usual is not None and identity in deployments and identity not in self._times:
-                self._times[identity] = {usual: times} if times else {}
+                self._times.put(identity, {usual: times} if times else {})
                 self._unverified.add(identity)
                 self._unread.pop(identity, None)
         self._stored = {}
+        # Nothing is new since it was stored.
+        self._times.changes = changes
 
     # Comparing with the server's totals
 
@@ -240,7 +233,7 @@ class PlannedRuns:
 
     def _verify_by_parts(self) -> None:
         """The same if no total covers exactly the known deployments, for example during the initial load."""
-        ids = sorted(self._times.keys() - self._to_read_again.keys())
+        ids = sorted(set(self._times) - self._to_read_again.keys())
         start = self._bisect_from if self._bisect_from < len(ids) else 0
         end = min(start + PARTS_AT_ONCE * MOST_IDS, len(ids))
         parts = [ids[position : min(position + MOST_IDS, end)] for position in range(start, end, MOST_IDS)]
@@ -277,21 +270,18 @@ class PlannedRuns:
         Yields each group with the earliest of these times.
         """
         past = self._due_by.timestamp()
-        last = {identity: max(past, _last(self._times[identity])) for identity in ids}
+        last = {identity: max(past, self._times.last(identity)) for identity in ids}
         group: list[str] = []
         expected = 0
         for identity in sorted(ids, key=last.__getitem__):
             # One new run, and its known ones after the group's time, which are read again.
-            expected += 1 + (self._planned_after(identity, last[group[0]]) if group else 0)
+            expected += 1 + (self._times.number_after(identity, last[group[0]]) if group else 0)
             if group and expected > RUNS_AT_ONCE:
                 yield group, datetime.fromtimestamp(last[group[0]], UTC)
                 group, expected = [], 1
             group.append(identity)
         if group:
             yield group, datetime.fromtimestamp(last[group[0]], UTC)
-
-    def _planned_after(self, identity: str, moment: float) -> int:
-        return sum(len(times) - bisect_right(times, moment) for times in self._times[identity].values())
 
     def _bisection(self) -> CountBisection:
         return CountBisection(
@@ -317,8 +307,7 @@ class PlannedRuns:
         return total == self._total_known() + self._unexplained
 
     def _total_known(self) -> int:
-        planned = sum(len(times) for times_by_tags in self._times.values() for times in times_by_tags.values())
-        return planned + sum(self._waiting.values())
+        return self._times.total() + sum(self._waiting.values())
 
     def _count(self, ids: Sequence[str]) -> int:
         after = self._due_by + INSTANT
@@ -327,8 +316,7 @@ class PlannedRuns:
         return number + (self._api.count_planned_of(None, after) if NO_DEPLOYMENT in ids else 0)
 
     def _number_of(self, ids: Collection[str]) -> int:
-        planned = sum(len(times) for identity in ids for times in self._times[identity].values())
-        return planned + sum(number for identity, number in self._waiting.items() if identity in ids)
+        return self._times.number_of(ids) + sum(number for identity, number in self._waiting.items() if identity in ids)
 
     # Reading
 
@@ -382,20 +370,21 @@ class PlannedRuns:
         self._reading = None
         past, after = self._due_by.timestamp(), reading.after.timestamp()
         for identity in reading.ids:
-            before = self._times.pop(identity, {})
+            before = self._times.of(identity) if identity in self._times else {}
+            last_before = self._times.last(identity)
             found = reading.times.get(identity, {})
             for tags, times in before.items():
                 found.setdefault(tags, []).extend(time for time in times if time <= after)
-            self._times[identity] = {
+            times_by_tags = {
                 tags: array("d", sorted(later))
                 for tags, times in found.items()
                 if (later := [time for time in times if time > past])
             }
+            self._times.put(identity, times_by_tags)
             self._unread.pop(identity, None)
             self._to_read_again.pop(identity, None)
             self._unverified.discard(identity)
-            self.changes += self._times[identity] != before
-            if _last(self._times[identity]) > _last(before):
+            if self._times.last(identity) > last_before:
                 # The scheduler has planned new runs for it already.
                 self._came_due.pop(identity, None)
 
@@ -407,7 +396,3 @@ class PlannedRuns:
                 of_deployment = reading.times.setdefault(run.deployment_id or NO_DEPLOYMENT, {})
                 times = of_deployment.setdefault(run_tags.tags() if run_tags else None, [])
                 times.append(run.next_scheduled_start_time.timestamp())
-
-
-def _last(times_by_tags: Times) -> float:
-    return max((times[-1] for times in times_by_tags.values() if times), default=0.0)
