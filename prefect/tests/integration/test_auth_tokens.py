@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -230,10 +231,12 @@ def test_a_token_that_is_refused_in_the_middle_of_a_check_run_is_renewed_once_fo
     _ = stage.deployment
     a = agent(**options_for(guard, oauth_token, stage))
     assert_whole(a.run(), stage)
-    known = len(guard.passed)
-    assert_whole(a.run(), stage)
-    # Later check runs send a few more or less.
-    requests = len(guard.passed) - known - POOLS // 2
+    requests = sys.maxsize
+    for _ in range(3):
+        known = len(guard.passed)
+        assert_whole(a.run(), stage)
+        # Later check runs send a few more or less.
+        requests = min(requests, len(guard.passed) - known - POOLS // 2)
     for number in range(1, requests + 1, max(1, requests // 8)):
         asked = oauth_token.asked()
         guard.before_request(number, oauth_token.replace)

@@ -198,11 +198,11 @@ class KnownDeployments:
         """Read what changed since the last look, all of it or nothing: the newest known one marks where to stop."""
         changed: list[Deployment] = []
         offset, at_most = 0, 1
-        # At the beginning of the initial load, only the time of the latest change is of interest.
-        while offset < (CHANGES_AT_ONCE if self._known else 1):
+        while offset < CHANGES_AT_ONCE:
             page = self._api.deployments("UPDATED_DESC", offset, at_most)
             changed += page.objects
-            if any(self._knows(deployment) for deployment in page.objects):
+            # At the beginning of the initial load, only the time of the latest change is of interest.
+            if any(self._knows(deployment) for deployment in page.objects) or (changed and not self._known):
                 break
             if page.is_last:
                 if not self._is_verified:
@@ -258,8 +258,13 @@ class KnownDeployments:
         """Read some deployments that are not known or doubtful, and more while there is time for that."""
         self._learn_some()
         with suppress(OutOfTime):
-            while (self._offset is not None or self._doubtful) and self._learning.is_left(PART_OF_LEARNING):
+            while self._has_much_to_learn() and self._learning.is_left(PART_OF_LEARNING):
                 self._learn_some()
+
+    def _has_much_to_learn(self) -> bool:
+        """Whether it is worth more than one request: a few that are missing may be unreadable."""
+        missing = self.total - len(self._known) - self._unreadable
+        return bool(self._doubtful) or (self._offset is not None and (not self.is_loaded or missing > LEARNED_AT_ONCE))
 
     def _learn_some(self) -> None:
         number, before = self._number_to_learn(), self._api.seconds_left()

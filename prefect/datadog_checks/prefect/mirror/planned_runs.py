@@ -30,7 +30,7 @@ from .inventory import Inventory
 from .learning_time import LearningTime
 from .start_times import StartTimes
 
-# A full page takes the server some 60 ms. If there is no time for the initial load, one look reads this many.
+# A full page takes the server some 60 ms. Each look reads this many, and more while there is time for the initial load.
 PAGES_AT_ONCE = 7
 RUNS_AT_ONCE = 180  # fewer than a page's 200, since a full page costs a request for the next one
 RUNS_OF_A_DEPLOYMENT = 20  # a guess until some are read
@@ -120,7 +120,7 @@ class PlannedRuns:
         elsewhere, and part of the server's totals. The deployments of these and of `active` runs are read first.
         `may_differ` tells whether to compare with the server's total although nothing shows a difference.
         """
-        self._pages_left = 1 if self._learning.is_set else PAGES_AT_ONCE
+        self._pages_left = PAGES_AT_ONCE
         self._due_by = due_by
         later = [run for run in waiting if run.next_scheduled_start_time and run.next_scheduled_start_time > due_by]
         self._waiting = Counter(run.deployment_id or NO_DEPLOYMENT for run in later)
