@@ -161,6 +161,12 @@ def forget_everything() -> None:
     datadog_agent.reset()
 
 
+def forget_deployments() -> None:
+    """Drop what the check has stored of deployments and flows, which an older version of it did not store."""
+    for key in [key for key in datadog_agent._cache if "_deployments_" in key]:
+        del datadog_agent._cache[key]
+
+
 def aggregate(results: Sequence[CheckRunResult]) -> list[Series]:
     """What `agent check --check-times N` shows of N runs, sorted by name and tags.
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from datadog_checks.prefect.mirror.deployments import LEARNED_AT_ONCE
-from lab.agent import Agent, CheckRunResult, datadog_agent
+from lab.agent import Agent, CheckRunResult, forget_deployments
 from lab.filling import Size, fill
 from lab.prefect_api import Json, PrefectApi, run_state
 from lab.proxy import Proxy
@@ -111,8 +111,7 @@ def test_a_restart_brings_no_zeros_for_what_is_not_counted_yet(server: PrefectSe
     for _ in range(LEARNING_RUNS):
         informed.run()
     assert scheduled(informed.run()) == real
-    for key in [key for key in datadog_agent._cache if "_deployments_" in key]:
-        del datadog_agent._cache[key]
+    forget_deployments()
     informed.restart()
     first = scheduled(informed.run())
     assert first.items() <= real.items()

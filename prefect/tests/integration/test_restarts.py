@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from lab.agent import Agent, CheckRunResult, datadog_agent
+from lab.agent import Agent, CheckRunResult, datadog_agent, forget_deployments
 from lab.filling import Size, fill
 from lab.prefect_api import Json, PrefectApi, run_state
 from lab.proxy import Proxy
@@ -211,8 +211,7 @@ def test_a_state_of_an_earlier_version_which_has_no_deployments_is_a_cold_start(
 ) -> None:
     observer = agent()
     known(observer)
-    for key in [key for key in datadog_agent._cache if "_deployments_" in key]:
-        del datadog_agent._cache[key]
+    forget_deployments()
     observer.restart()
     for warning in observer.run().warnings:
         assert "initial load" in warning

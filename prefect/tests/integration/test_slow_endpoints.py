@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lab.agent import NAMESPACE, Agent, CheckRunResult
+from lab.agent import NAMESPACE, Agent, CheckRunResult, forget_deployments
 from lab.crowds import crowd_of_task_runs
 from lab.prefect_api import Json, PrefectApi
 from lab.proxy import Answer, Fault, Proxy, trickles
@@ -78,7 +78,7 @@ class Case:
     """An endpoint, what may be missing while it hangs, by beginnings of names, and what warnings name then.
 
     `delayed` are parts of what happens that may be missing although the rest of its metric is not. With `restarts` the
-    check is a new one, since one that has run before does not need the endpoint.
+    check is a new one that has stored no names, since one that has run before does not need the endpoint.
     """
 
     path: str
@@ -289,6 +289,7 @@ def test_while_an_endpoint_hangs_all_that_does_not_need_it_arrives_and_the_rest_
     undisturbed = run_well(agent)
     happen(stage, running)
     if case.restarts:
+        forget_deployments()
         agent.restart()
     proxy.spoil(case.path, fault or hang)
     spoilt = timed(agent)
