@@ -27,6 +27,10 @@ class Series:
     tags: frozenset[str]
     hostname: str = ""
 
+    def tag(self, key: str) -> str:
+        """The value of the first tag of this key. Raises `StopIteration` if there is none."""
+        return next(tag.partition(":")[2] for tag in sorted(self.tags) if tag.startswith(f"{key}:"))
+
 
 @dataclass(frozen=True)
 class CheckRunResult:

@@ -38,7 +38,6 @@ MOST_LEARNING_RUNS = 250
 # Check runs after a restart in which all must be known, and after changes meanwhile.
 RESTART_RUNS, CHANGED_RUNS = 3, 6
 CHANGED_SHARE = 100
-INTERVAL_SECONDS = 15.0
 EVENTS = 1_500
 DEFAULT_STORM = 40
 # The first and the last of a storm that are compared.
@@ -128,7 +127,7 @@ def _bench_size(size: Size, runs: int, idle: Cost, smaller: Cost | None) -> Cost
     print(f"  after a restart, all is known in check run {known_again}, with 1 percent changed in {exact_again}")
     _goal("check runs of the initial load", len(learning), 60)
     _goal("seconds of the longest", max(cost.wall for cost in learning), 5)
-    cpu = statistics.mean(cost.server_cpu for cost in learning) / INTERVAL_SECONDS
+    cpu = statistics.mean(cost.server_cpu for cost in learning) / TICK_SECONDS
     _goal("of the interval, the server's CPU on average", cpu, 1 / 4)
     _goal("check runs after a restart", known_again, RESTART_RUNS)
     _goal("requests in the first three", sum(cost.requests for cost in restarted), 40)

@@ -39,10 +39,10 @@ from .config_models import ConfigMixin
 from .credentials import secrets_of
 from .diagnostics import STEPS, findings
 from .mirror.inventory import MOST_PREFECT_TAGS
-from .mirror.memory import DOCUMENT as DEPLOYMENTS
+from .mirror.stored_mirror import DOCUMENT as DEPLOYMENTS
 from .output.metrics import NAMESPACE
 from .output.submitter import Sheet, Submitter, VanishedTagSets
-from .state_store import Document, StateStore, remove_stale, take_over
+from .state_store import Document, StateStore, remove_stale, take_over, why_unreadable
 from .tags import one_line
 
 VANISHED = "vanished_tag_sets"
@@ -96,7 +96,7 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         self._go_on([collector for collector in self._collectors if collector not in failures])
         self._submitter.submit_zeros(self._api.now())
         self._save_vanished()
-        self._memory.save_if_due(self._api.now())
+        self._stored_mirror.save_if_due(self._api.now())
         self._report()
         if failures and len(failures) == len(self._collectors):
             raise next(iter(failures.values()))
@@ -224,8 +224,8 @@ class PrefectCheck(AgentCheck, ConfigMixin):
         needed = [Deployments] if any(collector.needs_deployments for collector in wanted) else []
         kinds = [kind for kind in COLLECTORS if kind in (*wanted, *needed)]
         self._collectors: list[Collector] = [kind(context) for kind in kinds]
-        self._memory = context.memory
-        self._restore_mirrors(with_planned_runs=ScheduledFlowRuns in kinds)
+        self._stored_mirror = context.stored_mirror
+        self._restore_mirror(with_planned_runs=ScheduledFlowRuns in kinds)
         # These run because others need them, and submit nothing.
         self._unwanted = {collector for collector in self._collectors if type(collector) not in wanted}
 
@@ -263,18 +263,19 @@ class PrefectCheck(AgentCheck, ConfigMixin):
             document = self._store.load(VANISHED)
             return VanishedTagSets.restored(document) if document else VanishedTagSets()
         except Exception as error:  # the file may contain anything
-            reason = error if type(error) is ValueError else "It is damaged."
             self.warning(
-                "Series that disappeared before this start are not reset to 0: their state cannot be read. %s", reason
+                "Series that disappeared before this start are not reset to 0: their state cannot be read. %s",
+                why_unreadable(error),
             )
             return VanishedTagSets()
 
-    def _restore_mirrors(self, with_planned_runs: bool) -> None:
+    def _restore_mirror(self, with_planned_runs: bool) -> None:
         try:
-            self._memory.restore(with_planned_runs)
+            self._stored_mirror.restore(with_planned_runs)
         except Exception as error:  # the file may contain anything
-            reason = error if type(error) is ValueError else "It is damaged."
-            self.warning("Initial load of deployments starts anew: their stored state cannot be read. %s", reason)
+            self.warning(
+                "Initial load of deployments starts anew: their stored state cannot be read. %s", why_unreadable(error)
+            )
 
     def _save_vanished(self) -> None:
         """Save only what changed: a large server has a megabyte of it."""

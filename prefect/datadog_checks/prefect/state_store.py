@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ REMEDY = (
     "The Agent's user must own the files in the Agent's run folder (on Linux: `sudo chown -R dd-agent: "
     "/opt/datadog-agent/run`). Run the Agent's commands as that user: `sudo -u dd-agent -- datadog-agent check prefect`"
 )
+UNUSABLE = "It is damaged, or of another version of this check."
 # State older than a week is of no use: Prefect keeps events for a week.
 STALE_SECONDS = 8 * 86400.0
 # The file name begins with the name of the instance, if it has one.
@@ -69,7 +73,7 @@ class StateStore:
             text = self._read(_key(name, slot))
             return _unpack(text) if text else (0, None)
         except (ValueError, RecursionError):
-            reasons.append("It is damaged, or of another version of this check.")
+            reasons.append(UNUSABLE)
         except Exception as error:  # RuntimeError if the Agent may not read the file
             reasons.append(f"It cannot be read ({str(error)[:MOST_REASON_CHARACTERS]}). {REMEDY}.")
         return None
@@ -131,6 +135,36 @@ def remove_stale(run_path: str, own: str) -> None:
                 file.unlink()
     except OSError:
         return
+
+
+def compress(value: Any, level: int) -> str:
+    """JSON of a value that would be too large as it is, as text. `level` is that of zlib."""
+    text = json.dumps(value, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode(), level)).decode("ascii")
+
+
+def decompress(text: str) -> Any:
+    """The inverse of `compress`. Raises `ValueError` if the text is damaged."""
+    try:
+        return json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
+    except zlib.error as error:
+        raise ValueError(f"damaged: {error}") from None
+
+
+def aware_moment(text: Any) -> datetime:
+    """Parse a time in ISO 8601; raises `ValueError` if it has no zone."""
+    if not isinstance(text, str):
+        raise ValueError("not a time")
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return moment
+
+
+def why_unreadable(error: Exception) -> str:
+    """What to say of an error that a stored document caused when its owner read it."""
+    # Messages of other errors may hold parts of the document.
+    return str(error) if type(error) is ValueError else UNUSABLE
 
 
 def _key(name: str, slot: int) -> str:

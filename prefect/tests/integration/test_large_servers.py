@@ -12,18 +12,17 @@ import pytest
 
 from datadog_checks.prefect.mirror.deployments import LEARNED_AT_ONCE
 from lab.agent import Agent, CheckRunResult, forget_deployments
-from lab.filling import Size, fill
 from lab.prefect_api import Json, PrefectApi, run_state
 from lab.proxy import Proxy
-from lab.server import FAST_EVENTS, PrefectServer
+from lab.server import PrefectServer
 from lab.task_run import ClientTaskRun
 from lab.waiting import wait_until
 
 from ..conftest import AgentFactory
+from .filled_server import POOL, fixtures
 
 pytestmark = pytest.mark.needs("a database file")
 
-POOL = "large"
 DEPLOYMENTS = 2 * LEARNED_AT_ONCE + 10
 PLANNED = 5
 # Check runs until all is known: two pages of deployments and a part of one, and one more for what is planned last.
@@ -34,17 +33,7 @@ MOST_IDLE_REQUESTS = 10
 MOST_IDLE_BYTES = 20_000
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PrefectServer]:
-    with PrefectServer(env=FAST_EVENTS) as server:
-        PrefectApi(server.api_url).create_work_pool(POOL)
-        fill(server, Size(DEPLOYMENTS, planned=PLANNED, ended=1), POOL)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def api(server: PrefectServer) -> PrefectApi:
-    return PrefectApi(server.api_url)
+filled, api_of_filled = fixtures(DEPLOYMENTS, PLANNED)
 
 
 @pytest.fixture
@@ -64,11 +53,7 @@ def after_two_runs(informed: Agent) -> CheckRunResult:
 
 def scheduled(result: CheckRunResult) -> dict[str, float]:
     """`flow_runs.scheduled` by deployment."""
-    return {tag_of(series.tags, "deployment_id"): series.value for series in result.matching("flow_runs.scheduled")}
-
-
-def tag_of(tags: frozenset[str], key: str) -> str:
-    return next(tag.partition(":")[2] for tag in tags if tag.startswith(f"{key}:"))
+    return {series.tag("deployment_id"): series.value for series in result.matching("flow_runs.scheduled")}
 
 
 def truth(server: PrefectServer) -> dict[str, float]:

@@ -5,40 +5,28 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from lab.agent import Agent, CheckRunResult, datadog_agent, forget_deployments
-from lab.filling import Size, fill
 from lab.prefect_api import Json, PrefectApi, run_state
 from lab.proxy import Proxy
-from lab.server import FAST_EVENTS, PrefectServer
+from lab.server import PrefectServer
 
 from ..conftest import AgentFactory
+from .filled_server import POOL, filled_server, fixtures
 
 pytestmark = pytest.mark.needs("a database file")
 
-POOL = "large"
 DEPLOYMENTS, PLANNED = 150, 5
 MOST_RUNS = 10
 # Three check runs after a restart, none of which reads a deployment that has not changed.
 MOST_REQUESTS = 40
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PrefectServer]:
-    with PrefectServer(env=FAST_EVENTS) as server:
-        PrefectApi(server.api_url).create_work_pool(POOL)
-        fill(server, Size(DEPLOYMENTS, planned=PLANNED, ended=1), POOL)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def api(server: PrefectServer) -> PrefectApi:
-    return PrefectApi(server.api_url)
+filled, api_of_filled = fixtures(DEPLOYMENTS, PLANNED)
 
 
 def known(agent: Agent) -> CheckRunResult:
@@ -55,17 +43,13 @@ Deployments = dict[str, tuple[float, str, float]]
 
 def shown(result: CheckRunResult) -> Deployments:
     """Readiness, `is_paused` and the number of planned runs of each deployment of which both are known."""
-    planned = {tag_of(series.tags, "deployment_id"): series.value for series in result.matching("flow_runs.scheduled")}
+    planned = {series.tag("deployment_id"): series.value for series in result.matching("flow_runs.scheduled")}
     found = {}
     for series in result.matching("deployment.is_ready"):
-        identity = tag_of(series.tags, "deployment_id")
+        identity = series.tag("deployment_id")
         if identity in planned:
-            found[identity] = series.value, tag_of(series.tags, "is_paused"), planned[identity]
+            found[identity] = series.value, series.tag("is_paused"), planned[identity]
     return found
-
-
-def tag_of(tags: frozenset[str], key: str) -> str:
-    return next(tag.partition(":")[2] for tag in tags if tag.startswith(f"{key}:"))
 
 
 def truth(server: PrefectServer) -> Deployments:
@@ -100,7 +84,7 @@ def right_after_six(agent: Agent, server: PrefectServer) -> None:
     for _ in range(6):
         result, real = agent.run(), truth(server)
         assert with_planned(shown(result)).items() <= real.items()
-        assert {tag_of(series.tags, "deployment_id") for series in result.matching("deployment.is_ready")} <= set(real)
+        assert {series.tag("deployment_id") for series in result.matching("deployment.is_ready")} <= set(real)
     assert result.warnings == []
     assert with_planned(shown(result)) == with_planned(real)
     assert len(result.matching("deployment.is_ready")) == len(real)
@@ -155,23 +139,17 @@ def test_another_server_that_takes_the_place_of_this_one_is_learned_anew(
 ) -> None:
     # One name for both: they share the stored state, as two servers under one address do.
     known(agent(server_name="production"))
-    with PrefectServer(env=FAST_EVENTS) as other:
-        PrefectApi(other.api_url).create_work_pool(POOL)
-        fill(other, Size(40, planned=3, ended=1), POOL)
+    with filled_server(40, planned=3) as other:
         observer = agent(prefect_url=other.api_url, server_name="production")
         first = observer.run()
         assert any("starts anew" in warning for warning in first.warnings)
-        assert {tag_of(series.tags, "deployment_id") for series in first.matching("deployment.is_ready")} <= set(
-            truth(other)
-        )
+        assert {series.tag("deployment_id") for series in first.matching("deployment.is_ready")} <= set(truth(other))
         right_after_six(observer, other)
 
 
 def test_a_server_with_yesterdays_backup_is_shown_as_it_was(agent: AgentFactory) -> None:
-    with PrefectServer(env=FAST_EVENTS) as server:
+    with filled_server(40, planned=3) as server:
         api = PrefectApi(server.api_url)
-        api.create_work_pool(POOL)
-        fill(server, Size(40, planned=3, ended=1), POOL)
         server.stop()
         backup = server.folder / "backup.db"
         shutil.copy(server.home / "prefect.db", backup)

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from datadog_checks.prefect.api import paging
 from datadog_checks.prefect.api.models import Deployment, FlowRun
 from datadog_checks.prefect.mirror import count_bisection, planned_runs
-from datadog_checks.prefect.mirror.learning_time import LearningTime
+from datadog_checks.prefect.mirror.initial_load import InitialLoadTime
 from datadog_checks.prefect.mirror.planned_runs import PlannedRuns
 from datadog_checks.prefect.tags import RunTags
 
@@ -57,7 +57,7 @@ class Planning(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.server = PlanningServer()
-        self.planned = PlannedRuns(self.server, TagsByIds(), LearningTime(self.server, 0))
+        self.planned = PlannedRuns(self.server, TagsByIds(), InitialLoadTime(self.server, 0))
         self.now = T0
         self.numbers = itertools.count()
         self.known: set[str] = set()
@@ -98,7 +98,7 @@ class Planning(RuleBasedStateMachine):
     def restart(self) -> None:
         """The Agent restarts, some time after the state was stored."""
         stored = dict(self.planned.to_store(self.known, ()))
-        self.planned = PlannedRuns(self.server, TagsByIds(), LearningTime(self.server, 0))
+        self.planned = PlannedRuns(self.server, TagsByIds(), InitialLoadTime(self.server, 0))
         self.planned.restore(stored)
 
     @rule(are_all=st.booleans())
@@ -154,7 +154,7 @@ def test_as_long_as_nothing_happens_the_total_is_all_that_is_asked_for() -> None
     server = PlanningServer()
     for number in range(30):
         planned_at(server, f"d{number}", *range(60, 60 + number))
-    planned = PlannedRuns(server, TagsByIds(), LearningTime(server, 0))
+    planned = PlannedRuns(server, TagsByIds(), InitialLoadTime(server, 0))
     for _ in range(LOOKS_ENOUGH):
         planned.look(sorted(server.deployments_made), (), True, T0, ())
     assert planned.unknown == 0
@@ -169,7 +169,7 @@ def test_what_the_scheduler_adds_after_a_run_came_due_is_found_with_three_reques
     for number in range(300):
         planned_at(server, f"d{number}", 60, 120)
     planned_at(server, "early", 1, 61)
-    planned = PlannedRuns(server, TagsByIds(), LearningTime(server, 0))
+    planned = PlannedRuns(server, TagsByIds(), InitialLoadTime(server, 0))
     # In one order: which are read again in a look depends on it, and those count as looked at.
     deployments = sorted(server.deployments_made)
     for _ in range(LOOKS_ENOUGH):
@@ -185,7 +185,7 @@ def test_what_the_scheduler_adds_after_a_run_came_due_is_found_with_three_reques
 
 def known(server: PlanningServer) -> PlannedRuns:
     """One who knows all that is planned."""
-    planned = PlannedRuns(server, TagsByIds(), LearningTime(server, 0))
+    planned = PlannedRuns(server, TagsByIds(), InitialLoadTime(server, 0))
     for _ in range(LOOKS_ENOUGH):
         planned.look(sorted(server.deployments_made), (), True, T0, ())
     assert planned.unknown == 0
@@ -201,7 +201,7 @@ def test_a_run_that_waits_is_not_planned_although_the_server_counts_it() -> None
     planned_at(server, "d", 60, 120, 180)
     waiting = server.flow_runs["d-120"].model_copy(update={"state_name": "AwaitingRetry"})
     server.flow_runs["d-120"] = waiting
-    planned = PlannedRuns(server, TagsByIds(), LearningTime(server, 0))
+    planned = PlannedRuns(server, TagsByIds(), InitialLoadTime(server, 0))
     planned.look(["d"], (), True, T0, [waiting])
     assert totals_of(planned) == {"d": 2}
     server.requests.clear()
@@ -266,7 +266,7 @@ def test_a_deployment_that_goes_while_its_runs_are_read_does_not_come_back() -> 
     server = PlanningServer()
     planned_at(server, "goes", *range(60, 60 + PAGE * planned_runs.PAGES_AT_ONCE))
     planned_at(server, "stays", 60)
-    planned = PlannedRuns(server, TagsByIds(), LearningTime(server, 0))
+    planned = PlannedRuns(server, TagsByIds(), InitialLoadTime(server, 0))
     planned.look(["goes"], (), False, T0, ())
     assert planned.unknown == 1
     server.flow_runs = {name: run for name, run in server.flow_runs.items() if run.deployment_id == "stays"}
@@ -293,7 +293,7 @@ def test_what_nobody_can_explain_is_not_looked_for_in_each_look() -> None:
     server = PlanningServer()
     planned_at(server, "d", 60, 120)
     planned_at(server, "of one that is gone", 60)
-    planned = PlannedRuns(server, TagsByIds(), LearningTime(server, 0))
+    planned = PlannedRuns(server, TagsByIds(), InitialLoadTime(server, 0))
     for _ in range(4):
         planned.look(["d"], (), True, T0, ())
     server.requests.clear()
@@ -304,7 +304,7 @@ def test_what_nobody_can_explain_is_not_looked_for_in_each_look() -> None:
 def test_a_deployment_with_more_runs_than_a_look_reads_is_counted_when_all_are_read() -> None:
     server = PlanningServer()
     planned_at(server, "many", *range(60, 60 + PAGE * planned_runs.PAGES_AT_ONCE))
-    planned = PlannedRuns(server, TagsByIds(), LearningTime(server, 0))
+    planned = PlannedRuns(server, TagsByIds(), InitialLoadTime(server, 0))
     planned.look(["many"], (), True, T0, ())
     assert (planned.unknown, totals_of(planned)) == (1, {})
     planned.look(["many"], (), True, T0, ())

@@ -30,7 +30,7 @@ class CheckRun:
         self.had_news: bool = before is not None and before.has_news
         self.has_news: bool = False
         # Spent on reading what is not known yet.
-        self.learning_seconds = 0.0
+        self.initial_load_seconds = 0.0
         self._outcomes: dict[Hashable, Any] = {}
 
     def once(self, read: Callable[..., Value], *arguments: Any) -> Value:

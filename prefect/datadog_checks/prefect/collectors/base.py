@@ -16,10 +16,10 @@ from datadog_checks.prefect.config.settings import Settings
 from datadog_checks.prefect.counting.event_activity import TASK_RUNS, EventActivity, Reach
 from datadog_checks.prefect.mirror.deployments import KnownDeployments
 from datadog_checks.prefect.mirror.flow_runs import ActiveFlowRuns
+from datadog_checks.prefect.mirror.initial_load import InitialLoadTime
 from datadog_checks.prefect.mirror.inventory import Inventory
-from datadog_checks.prefect.mirror.learning_time import LearningTime
-from datadog_checks.prefect.mirror.memory import MirrorMemory
 from datadog_checks.prefect.mirror.planned_runs import PlannedRuns
+from datadog_checks.prefect.mirror.stored_mirror import StoredMirror
 from datadog_checks.prefect.mirror.task_runs import UnfinishedTaskRuns
 from datadog_checks.prefect.output.submitter import Sheet
 from datadog_checks.prefect.state_store import StateStore
@@ -39,7 +39,7 @@ class Context:
     unfinished_task_runs: UnfinishedTaskRuns
     deployments: KnownDeployments
     planned_runs: PlannedRuns
-    memory: MirrorMemory
+    stored_mirror: StoredMirror
     event_activity: EventActivity
     store: StateStore
     warn: Callable[[str], None]
@@ -58,10 +58,10 @@ class Context:
         """Wire the parts together; tests may bring an `inventory`."""
         inventory = inventory or Inventory(api, settings.filters)
         event_activity = EventActivity(api, Reach(settings.event_lookback, settings.max_catch_up))
-        learning = LearningTime(api, settings.initial_load_share * settings.interval.total_seconds())
+        load_time = InitialLoadTime(api, settings.initial_load_share * settings.interval.total_seconds())
         active_flow_runs = ActiveFlowRuns(api)
-        deployments = KnownDeployments(api, inventory, event_activity, settings.interval, learning)
-        planned_runs = PlannedRuns(api, inventory, learning)
+        deployments = KnownDeployments(api, inventory, event_activity, settings.interval, load_time)
+        planned_runs = PlannedRuns(api, inventory, load_time)
         return cls(
             api,
             settings,
@@ -72,7 +72,7 @@ class Context:
             ),
             deployments,
             planned_runs,
-            MirrorMemory(store, inventory, deployments, planned_runs),
+            StoredMirror(store, inventory, deployments, planned_runs),
             event_activity,
             store,
             warn,

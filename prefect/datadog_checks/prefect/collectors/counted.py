@@ -11,10 +11,10 @@ from datadog_checks.prefect.api.errors import ApiError, OutOfTime
 from datadog_checks.prefect.api.models import Event
 from datadog_checks.prefect.api.paging import is_uuid
 from datadog_checks.prefect.config.settings import Settings
-from datadog_checks.prefect.counting.event_feed import MOST_READ_AT_ONCE, EventFeed, Reading, aware_moment
+from datadog_checks.prefect.counting.event_feed import MOST_READ_AT_ONCE, EventFeed, Reading
 from datadog_checks.prefect.counting.transitions import Transition, transition_of
 from datadog_checks.prefect.output.submitter import Sheet
-from datadog_checks.prefect.state_store import Document
+from datadog_checks.prefect.state_store import Document, aware_moment, why_unreadable
 
 from .base import Collector, Context
 
@@ -34,8 +34,7 @@ class FeedCollector(Collector):
         try:
             self.restore(context.store.load(self.document()))
         except Exception as error:  # whatever is in the file
-            reason = error if type(error) is ValueError else "It is damaged, or of another version of this check."
-            context.store.report_unreadable(self.document(), reason)
+            context.store.report_unreadable(self.document(), why_unreadable(error))
             self.restore(None)
 
     @classmethod

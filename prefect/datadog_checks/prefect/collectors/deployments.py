@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datadog_checks.prefect.mirror.learning_time import Progress
+from datadog_checks.prefect.mirror.initial_load import Progress
 from datadog_checks.prefect.output.submitter import Sheet
 
 from .base import Collector, Context

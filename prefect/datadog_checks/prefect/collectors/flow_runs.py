@@ -18,7 +18,7 @@ from datadog_checks.prefect.counting.transitions import (
     transitions_in,
     transitions_of_ended,
 )
-from datadog_checks.prefect.mirror.learning_time import Progress
+from datadog_checks.prefect.mirror.initial_load import Progress
 from datadog_checks.prefect.output.submitter import Sheet
 from datadog_checks.prefect.tags import RunTags, Tags
 

@@ -66,7 +66,8 @@ class EventActivity:
         self.reach = reach
         # Longer than any feed looks back.
         self._span = reach.lookback + reach.catch_up
-        self._changes_until = 0
+        # The number of the check run that asks for everything, because of a change without an event.
+        self._asks_for_all_in = 0
         # As of this check run and the one before.
         self._total: EventTotal | None = None
         self._total_before: EventTotal | None = None
@@ -81,12 +82,12 @@ class EventActivity:
     def is_turn_of(self, turn: Turn) -> bool:
         """Whether it is time to ask for this: always, unless nothing has happened since the last check run."""
         total, number = self.total(), self._api.run.number
-        is_quiet = total is not None and total == self._total_before and number > self._changes_until
+        is_quiet = total is not None and total == self._total_before and number != self._asks_for_all_in
         return not is_quiet or number % turn.every == turn.place
 
     def note_change(self) -> None:
         """Something has changed without an event. In the next check run, it is time to ask for everything."""
-        self._changes_until = self._api.run.number + 1
+        self._asks_for_all_in = self._api.run.number + 1
 
     def _read(self) -> EventTotal | None:
         self._total_before, self._total = self._total, self._count()

@@ -18,7 +18,7 @@ from typing import Any
 
 from datadog_checks.prefect.api.models import EARLIEST, LATEST, Event, EventPage
 from datadog_checks.prefect.api.prefect import EVENTS_PAGE_SIZE, PrefectApi
-from datadog_checks.prefect.state_store import Document
+from datadog_checks.prefect.state_store import Document, aware_moment
 
 from .event_activity import EventActivity, EventTotal, Reach
 from .late_arrivals import LateArrivals
@@ -326,13 +326,3 @@ class _Search:
     def must_stop(self) -> bool:
         """Keep half of the time for the runs, names and histories that the events refer to."""
         return len(self.found) >= MOST_READ_AT_ONCE or self._api.seconds_left() < self._stop_at
-
-
-def aware_moment(text: Any) -> datetime:
-    """Parse a time in ISO 8601; raises `ValueError` if it has no zone."""
-    if not isinstance(text, str):
-        raise ValueError("not a time")
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("a time without a zone")
-    return moment

@@ -25,13 +25,13 @@ from datadog_checks.prefect.counting.event_activity import (
     EventActivity,
     Reach,
 )
-from datadog_checks.prefect.counting.event_feed import EventFeed, aware_moment
-from datadog_checks.prefect.state_store import Document
+from datadog_checks.prefect.counting.event_feed import EventFeed
+from datadog_checks.prefect.state_store import Document, aware_moment
 from datadog_checks.prefect.tags import resource_kind_and_id
 
 from .count_bisection import CountBisection
+from .initial_load import InitialLoadTime
 from .inventory import Inventory
-from .learning_time import LearningTime
 
 # Deployments in one request of the initial load: the usual number, and bounds if the time for them is known.
 LEARNED_AT_ONCE = 64
@@ -62,14 +62,14 @@ class KnownDeployments:
         inventory: Inventory,
         event_activity: EventActivity,
         interval: timedelta,
-        learning: LearningTime,
+        load_time: InitialLoadTime,
     ) -> None:
         self._api = api
         self._inventory = inventory
         self._event_activity = event_activity
         self._is_turn_of = event_activity.is_turn_of
         self._interval = interval
-        self._learning = learning
+        self._load_time = load_time
         self._feed = self._new_feed(None)
         self._known: dict[str, Deployment] = {}
         # Whether `_known` has been compared with the server. It has not been after it was restored.
@@ -92,8 +92,8 @@ class KnownDeployments:
         self._doubtful: dict[str, None] = {}
         self._has_looked = False
         self._discarded = ""
-        # The time of the latest change when changes were last read: all until then were read, or will be.
-        self._changed_until = EARLIEST
+        # All changes until this time were read, or the initial load will read them.
+        self._changes_read_until = EARLIEST
         # Events that the last look had no time for.
         self._events_left = 0
 
@@ -133,15 +133,15 @@ class KnownDeployments:
         was_complete, self._has_looked = self.is_complete, False
         self._looks += 1
         is_quiet = self._read_events() and was_complete
-        # While nothing happens, only one is requested now and then.
-        if (self._known or not self.is_loaded) and not (is_quiet and not self._is_turn_of(NEWEST_DEPLOYMENTS)):
+        # While nothing happens, both are requested now and then only.
+        if (self._known or not self.is_loaded) and (not is_quiet or self._is_turn_of(NEWEST_DEPLOYMENTS)):
             self._read_newest()
         self._take_referenced()
-        has_total = not (is_quiet and not self._is_turn_of(NUMBER_OF_DEPLOYMENTS))
+        has_total = not is_quiet or self._is_turn_of(NUMBER_OF_DEPLOYMENTS)
         if has_total:
             self.total = self._api.count_deployments()
         self._follow_queues()
-        if self._changed_until > self._api.now() + TOLERANCE:
+        if self._changes_read_until > self._api.now() + TOLERANCE:
             # The server's clock was set back, so that new changes do not sort first.
             self._doubtful = self._doubtful or dict.fromkeys(self._known)
         if self._offset is None and has_total and self.total > len(self._known):
@@ -159,8 +159,8 @@ class KnownDeployments:
     def _verify(self) -> None:
         """Use restored deployments if all differences from the server were found."""
         with suppress(OutOfTime):
-            while self._passes and self.total < len(self._known) and self._learning.is_left():
-                with self._learning.spend():
+            while self._passes and self.total < len(self._known) and self._load_time.is_left():
+                with self._load_time.spend():
                     self._find_deleted()
         if not self._doubtful and not self._events_left and self.total >= len(self._known):
             self._is_verified = True
@@ -219,7 +219,7 @@ class KnownDeployments:
             self._doubtful.update(dict.fromkeys(newer))
         if self._known:
             self._take(changed, self._api.now())
-        self._changed_until = max(self._changed_until, newest or EARLIEST)
+        self._changes_read_until = max(self._changes_read_until, newest or EARLIEST)
 
     def _knows(self, deployment: Deployment) -> bool:
         """Whether this state of a deployment was read before, and with it all changes before this one."""
@@ -228,7 +228,7 @@ class KnownDeployments:
             known is not None
             and known.updated is not None
             and known.updated == deployment.updated
-            and known.updated <= self._changed_until
+            and known.updated <= self._changes_read_until
         )
 
     def _take_referenced(self) -> None:
@@ -236,7 +236,7 @@ class KnownDeployments:
         read = self._inventory.take_deployments_read_by_id()
         if not self.is_loaded:
             # A later change would hide changes before it from `_read_newest`.
-            earlier = [found for found in read if found.updated and found.updated <= self._changed_until]
+            earlier = [found for found in read if found.updated and found.updated <= self._changes_read_until]
             self._take(earlier, self._api.now() - self._interval)
 
     def _follow_queues(self) -> None:
@@ -258,7 +258,7 @@ class KnownDeployments:
         """Read some deployments that are not known or doubtful, and more while there is time for that."""
         self._learn_some()
         with suppress(OutOfTime):
-            while self._has_much_to_learn() and self._learning.is_left(PART_OF_LEARNING):
+            while self._has_much_to_learn() and self._load_time.is_left(PART_OF_LEARNING):
                 self._learn_some()
 
     def _has_much_to_learn(self) -> bool:
@@ -268,7 +268,7 @@ class KnownDeployments:
 
     def _learn_some(self) -> None:
         number, before = self._number_to_learn(), self._api.seconds_left()
-        with self._learning.spend():
+        with self._load_time.spend():
             if self._doubtful:
                 self._read_again(list(self._doubtful)[:number])
             elif self._offset is not None:
@@ -277,9 +277,9 @@ class KnownDeployments:
 
     def _number_to_learn(self) -> int:
         """How many deployments there is time for."""
-        if self._seconds_each <= 0 or not self._learning.is_set:
+        if self._seconds_each <= 0 or not self._load_time.is_set:
             return LEARNED_AT_ONCE
-        fitting = self._learning.seconds_left(PART_OF_LEARNING) / self._seconds_each
+        fitting = self._load_time.seconds_left(PART_OF_LEARNING) / self._seconds_each
         return int(min(max(fitting, FEWEST_AT_ONCE), MOST_AT_ONCE))
 
     def _learn_from(self, offset: int, left: int) -> None:
@@ -372,7 +372,11 @@ class KnownDeployments:
 
     def document(self) -> Document:
         """The state besides `known`, for `restore`."""
-        return {"feed": self._feed.document(), "changed_until": self._changed_until.isoformat(), "offset": self._offset}
+        return {
+            "feed": self._feed.document(),
+            "changed_until": self._changes_read_until.isoformat(),
+            "offset": self._offset,
+        }
 
     def restore(self, deployments: Mapping[str, Deployment], document: Document) -> None:
         """Begin with what was known and the `document` of that time. The next look verifies it.
@@ -381,7 +385,7 @@ class KnownDeployments:
         """
         offset = document["offset"]
         self._feed = self._new_feed(dict(document["feed"]))
-        self._changed_until = aware_moment(document["changed_until"])
+        self._changes_read_until = aware_moment(document["changed_until"])
         self._offset = None if offset is None else int(offset)
         self._passes = int(offset is None)
         self._known = dict(deployments)

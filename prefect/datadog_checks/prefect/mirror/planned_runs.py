@@ -26,8 +26,8 @@ from datadog_checks.prefect.tags import Tags
 
 from .count_bisection import CountBisection
 from .flow_runs import WAITING_NAMES
+from .initial_load import InitialLoadTime
 from .inventory import Inventory
-from .learning_time import LearningTime
 from .start_times import StartTimes
 
 # A full page takes the server some 60 ms. Each look reads this many, and more while there is time for the initial load.
@@ -62,10 +62,10 @@ class _Reading:
 class PlannedRuns:
     """The planned runs by deployment. `look` updates them; the initial load of a large server takes several looks."""
 
-    def __init__(self, api: PrefectApi, inventory: Inventory, learning: LearningTime) -> None:
+    def __init__(self, api: PrefectApi, inventory: Inventory, load_time: InitialLoadTime) -> None:
         self._api = api
         self._inventory = inventory
-        self._learning = learning
+        self._load_time = load_time
         # Stored start times of deployments that are not known again yet; and, of those in `_times`, which have not been
         # compared with the server since they were restored.
         self._stored: dict[str, array[float]] = {}
@@ -194,16 +194,13 @@ class PlannedRuns:
         self._stored = dict(stored)
 
     def _use_stored(self, deployments: Collection[str]) -> None:
-        changes = self._times.changes
         for identity, times in self._stored.items():
             usual = self._inventory.tags_of_scheduled_runs(identity)
             if usual is not None and identity in deployments and identity not in self._times:
-                self._times.put(identity, {usual: times} if times else {})
+                self._times.restore(identity, {usual: times} if times else {})
                 self._unverified.add(identity)
                 self._unread.pop(identity, None)
         self._stored = {}
-        # Nothing is new since it was stored.
-        self._times.changes = changes
 
     # Comparing with the server's totals
 
@@ -212,14 +209,14 @@ class PlannedRuns:
             self._verify_by_total()
             return
         self._verify_by_parts()
-        while self._unverified and self._bisect_from and self._learning.is_left():
-            with self._learning.spend():
+        while self._unverified and self._bisect_from and self._load_time.is_left():
+            with self._load_time.spend():
                 self._verify_by_parts()
 
     def _verify_by_total(self) -> None:
         total = self._api.count_planned(self._due_by + INSTANT)
         self._has_differed = not self._explains(total)
-        while not self._explains(total) and self._read_on(self._times) and self._learning.is_left():
+        while not self._explains(total) and self._read_on(self._times) and self._load_time.is_left():
             pass
         if self._explains(total):
             self._unverified.clear()
@@ -296,10 +293,10 @@ class PlannedRuns:
     def _bisect(self, ids: Sequence[str]) -> int | None:
         """Find deployments that differ, and read them again as far as there is time. Returns as `look_into` does."""
         while True:
-            with self._learning.spend():
+            with self._load_time.spend():
                 stopped_at = self._bisection().look_into(ids, self._bisect_from)
             self._bisect_from = stopped_at or 0
-            if stopped_at is None or not self._learning.is_left():
+            if stopped_at is None or not self._load_time.is_left():
                 return stopped_at
             self._read(self._to_read_again)
 
@@ -334,11 +331,11 @@ class PlannedRuns:
 
     def _go_on_reading(self) -> None:
         while self._reading is not None and self._may_read():
-            with self._learning.spend():
+            with self._load_time.spend():
                 self._read_page(self._reading)
 
     def _may_read(self) -> bool:
-        return self._pages_left > 0 or self._learning.is_left()
+        return self._pages_left > 0 or self._load_time.is_left()
 
     def _first_of(self, queue: Collection[str]) -> list[str]:
         """The first deployments of a queue, as many as have about a page of runs."""

@@ -39,6 +39,10 @@ class StartTimes:
         self.changes += self._times.pop(deployment_id, {}) != times
         self._times[deployment_id] = times
 
+    def restore(self, deployment_id: str, times: Times) -> None:
+        """Put times in that were stored, which is no change."""
+        self._times[deployment_id] = times
+
     def remove(self, deployment_id: str) -> None:
         """Forget a deployment, if it is known."""
         self.changes += self._times.pop(deployment_id, None) is not None

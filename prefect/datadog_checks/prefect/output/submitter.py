@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,13 +9,14 @@ from typing import Any
 
 from datadog_checks.base import AgentCheck
 from datadog_checks.prefect.counting.transitions import Outcome
-from datadog_checks.prefect.state_store import Document
+from datadog_checks.prefect.state_store import Document, compress, decompress
 from datadog_checks.prefect.tags import Tags
 
 from .metrics import BY_NAME, METRICS, Metric
 
 ZEROS_FOR_SECONDS = 3600.0
 PACKED_FOR_SECONDS = 60.0
+COMPRESSION = 1
 # The most tag sets kept per metric or family. Those seen the longest ago are dropped first.
 MOST_TAG_SETS = 20_000
 
@@ -114,19 +112,18 @@ class VanishedTagSets:
                 group = GROUP_OF.get(group, group)
                 if group in GROUPS:
                     memory._last_seen.setdefault(group, {}).update(_unpack(packed))
-        except (TypeError, AttributeError, zlib.error) as error:
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"damaged: {error}") from None
         return memory
 
 
 def _pack(last_seen: Mapping[Tags, float]) -> str:
     entries = [[at, *tags] for tags, at in last_seen.items()]
-    return base64.b64encode(zlib.compress(json.dumps(entries, separators=(",", ":")).encode(), 1)).decode("ascii")
+    return compress(entries, COMPRESSION)
 
 
 def _unpack(packed: str) -> dict[Tags, float]:
-    entries = json.loads(zlib.decompress(base64.b64decode(packed, validate=True)))
-    return {tuple(map(str, tags)): float(at) for at, *tags in entries}
+    return {tuple(map(str, tags)): float(at) for at, *tags in decompress(packed)}
 
 
 def _group(metric: Metric) -> str:

@@ -9,7 +9,7 @@ from datetime import datetime
 from datadog_checks.prefect.api.prefect import PrefectApi
 
 
-class LearningTime:
+class InitialLoadTime:
     """The seconds of each check run for the initial load of deployments and planned runs.
 
     They are a share of the collection interval. The slower the server responds, whatever the reason, the less is read:
@@ -28,7 +28,7 @@ class LearningTime:
 
     def seconds_left(self, part: float = 1.0) -> float:
         """What is left of this part of the seconds in this check run."""
-        return max(0.0, part * self._seconds - self._api.run.learning_seconds)
+        return max(0.0, part * self._seconds - self._api.run.initial_load_seconds)
 
     def is_left(self, part: float = 1.0) -> bool:
         return self.seconds_left(part) > 0
@@ -44,7 +44,7 @@ class LearningTime:
             yield
         finally:
             self._is_spending = False
-            self._api.run.learning_seconds += max(0.0, before - self._api.seconds_left())
+            self._api.run.initial_load_seconds += max(0.0, before - self._api.seconds_left())
 
 
 class Progress:

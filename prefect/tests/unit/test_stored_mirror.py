@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datadog_checks.prefect.api.models import Deployment, FlowRun
-from datadog_checks.prefect.mirror import memory
-from datadog_checks.prefect.state_store import StateStore
+from datadog_checks.prefect.mirror import stored_mirror
+from datadog_checks.prefect.state_store import StateStore, compress
 
 from .builders import T0
 from .fake_server import FakeServer
@@ -88,7 +88,7 @@ class Plant(FakeServer):
 
     def restart(self) -> None:
         self.parts = parts_of(self, self.settings, stored=self.stored)
-        self.parts.memory.restore(with_planned_runs=True)
+        self.parts.stored_mirror.restore(with_planned_runs=True)
 
     def look(self, later: timedelta = timedelta(seconds=15)) -> None:
         """One check run. What it shows is right, if it shows anything."""
@@ -97,7 +97,7 @@ class Plant(FakeServer):
         mirrored, planned = self.parts.deployments, self.parts.planned_runs
         mirrored.look()
         planned.look(mirrored.known, mirrored.take_changed(), mirrored.is_complete, self.clock, ())
-        self.parts.memory.save_if_due(self.clock)
+        self.parts.stored_mirror.save_if_due(self.clock)
 
     def learn(self) -> None:
         for _ in range(LOOKS_ENOUGH):
@@ -263,9 +263,9 @@ def test_an_initial_load_that_a_restart_interrupts_goes_on_where_it_was() -> Non
 def saves(plant: Plant, looks: int) -> Iterator[bool]:
     """Whether each of the next check runs saves."""
     for _ in range(looks):
-        before = {name: text for name, text in plant.stored.items() if name.startswith(memory.DOCUMENT)}
+        before = {name: text for name, text in plant.stored.items() if name.startswith(stored_mirror.DOCUMENT)}
         plant.look()
-        yield before != {name: text for name, text in plant.stored.items() if name.startswith(memory.DOCUMENT)}
+        yield before != {name: text for name, text in plant.stored.items() if name.startswith(stored_mirror.DOCUMENT)}
 
 
 def test_it_is_saved_when_all_is_known_and_then_only_after_changes_at_most_once_a_minute(plant: Plant) -> None:
@@ -292,8 +292,8 @@ def test_it_is_saved_before_its_events_are_too_old(plant: Plant) -> None:
     "damage",
     [
         {"deployments": "!"},
-        {"deployments": memory._pack([["one"]])},
-        {"deployments": memory._pack([[1, *[None] * 11]])},
+        {"deployments": compress([["one"]], stored_mirror.COMPRESSION)},
+        {"deployments": compress([[1, *[None] * 11]], stored_mirror.COMPRESSION)},
         {"feed": {}},
         {"feed": None},
         {"offset": "x"},
@@ -304,14 +304,14 @@ def test_it_is_saved_before_its_events_are_too_old(plant: Plant) -> None:
 )
 def test_what_is_damaged_is_refused_and_all_is_read_anew(plant: Plant, damage: dict[str, Any]) -> None:
     store = StateStore(lambda name: plant.stored.get(name, ""), plant.stored.__setitem__, lambda _: None)
-    document = store.load(memory.DOCUMENT)
+    document = store.load(stored_mirror.DOCUMENT)
     assert document is not None
     for key, value in damage.items():
         if value is ...:
             del document[key]
         else:
             document[key] = value
-    store.save(memory.DOCUMENT, document)
+    store.save(stored_mirror.DOCUMENT, document)
     with pytest.raises(ValueError):  # noqa: PT011 - of many kinds
         plant.restart()
     plant.learn()
@@ -319,10 +319,10 @@ def test_what_is_damaged_is_refused_and_all_is_read_anew(plant: Plant, damage: d
 
 
 def test_beyond_its_bound_the_deployments_read_the_longest_ago_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MOST_BYTES", 6_000)
+    monkeypatch.setattr(stored_mirror, "MOST_BYTES", 6_000)
     plant = Plant(300)
     plant.learn()
-    (text,) = (text for name, text in plant.stored.items() if name.startswith(memory.DOCUMENT) and text)
+    (text,) = (text for name, text in plant.stored.items() if name.startswith(stored_mirror.DOCUMENT) and text)
     assert len(json.loads(text.split(" ", 3)[3])["deployments"]) <= 6_000
     last_read = list(plant.parts.deployments.known)[-1]
     plant.restart()
@@ -344,13 +344,13 @@ def test_ten_thousand_deployments_with_two_hundred_thousand_runs_take_less_than_
         rows.append(
             [
                 *(ids[0], f"deployment-{number}", ids[1], f"flow-{number}", False, "READY", "pool", "", "default"),
-                *(["team:data"], updated, memory._row_of(times)),
+                *(["team:data"], updated, stored_mirror._row_of(times)),
             ]
         )
-    assert len(memory._pack(rows)) < memory.MOST_BYTES
+    assert len(compress(rows, stored_mirror.COMPRESSION)) < stored_mirror.MOST_BYTES
 
 
 @given(st.lists(st.integers(0, 4 * 10**15)))
 def test_times_are_stored_exactly(moments: list[int]) -> None:
     times = array("d", (moment / 10**6 for moment in sorted(moments)))
-    assert memory._times_of(json.loads(json.dumps(memory._row_of(times)))) == times
+    assert stored_mirror._times_of(json.loads(json.dumps(stored_mirror._row_of(times)))) == times
